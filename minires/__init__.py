@@ -1,0 +1,93 @@
+"""minires: residual networks from scratch in NumPy, to be read, trusted and run.
+
+The six lines that everything else serves:
+
+    logits = model.forward(x, training=True)
+    value = loss.forward(logits, labels)
+    optimizer.zero_grad()
+    model.backward(loss.backward())
+    optimizer.step()
+"""
+
+import importlib
+
+from minires import data, initializers, models, ops, schedules
+from minires.core import Layer, Observer, Parameter, observe, retain_caches
+from minires.gradcheck import assert_gradients, check_gradients
+from minires.history import History
+from minires.keras import Model
+from minires.layers import (
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Identity,
+    MaxPool2d,
+    PadShortcut,
+    ReLU,
+    Residual,
+    Sequential,
+    Softmax,
+)
+from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy
+from minires.models.summary import print_summary as summary
+from minires.optimizers import SGD, Adam, AdamW, clip_gradients
+from minires.training import NonFiniteError, evaluate, fit, predict, train_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AvgPool2d",
+    "BatchNorm2d",
+    "CategoricalCrossEntropy",
+    "Conv2d",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "History",
+    "Identity",
+    "Layer",
+    "MaxPool2d",
+    "Model",
+    "NonFiniteError",
+    "Observer",
+    "PadShortcut",
+    "Parameter",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "Softmax",
+    "SoftmaxCrossEntropy",
+    "assert_gradients",
+    "check_gradients",
+    "clip_gradients",
+    "data",
+    "evaluate",
+    "fit",
+    "initializers",
+    "models",
+    "observe",
+    "ops",
+    "plots",
+    "predict",
+    "retain_caches",
+    "schedules",
+    "summary",
+    "testing",
+    "train_step",
+]
+
+LAZY = ("flow", "plots", "testing")  # they import matplotlib or hypothesis, which takes a second
+
+
+def __getattr__(name):
+    if name in LAZY:
+        return importlib.import_module(f"minires.{name}")
+    raise AttributeError(f"module 'minires' has no attribute {name!r}")

@@ -1,0 +1,317 @@
+"""The whole contract on one page: Parameter, Layer and Observer.
+
+A layer writes two functions, `_forward` and `_backward`, which hold its maths. The base class
+around them checks, keeps the cache between the two, and tells the observers.
+"""
+
+import contextlib
+import copy
+import importlib
+import types
+
+import numpy as np
+
+from minires.checks import FLOATS, expect_array, expect_choice, expect_dtype, format_shape
+
+ROLES = ("weight", "bias", "norm")
+
+
+class Parameter:
+    """A trained array and the gradient of the loss with respect to it.
+
+    Parameters
+    ----------
+    value : float32 or float64 array
+        Copied.
+    role : {"weight", "bias", "norm"}
+        What it does in its layer; optimisers can leave biases and norms out of weight decay.
+
+    Attributes
+    ----------
+    value, grad : arrays of the same shape and dtype
+        Backward passes add to `grad`; `optimizer.zero_grad()` sets it to 0.
+    """
+
+    def __init__(self, value, role="weight"):
+        expect_array("Parameter", "value", value)
+        self.role = expect_choice("Parameter", "role", role, ROLES)
+        self._value = np.array(value, order="C")
+        self._grad = np.zeros(value.shape, value.dtype)
+
+    @property
+    def value(self):
+        return self._value
+
+    @value.setter
+    def value(self, new):
+        self._value = self._same_kind("value", new)
+
+    @property
+    def grad(self):
+        return self._grad
+
+    @grad.setter
+    def grad(self, new):
+        self._grad = self._same_kind("grad", new)
+
+    def _same_kind(self, name, new):
+        old = self._value
+        if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
+            came = (
+                f"{format_shape(new.shape)} {new.dtype}"
+                if isinstance(new, np.ndarray)
+                else type(new).__name__
+            )
+            raise ValueError(
+                f"Parameter expects {name} of shape and dtype {format_shape(old.shape)} "
+                f"{old.dtype}, got {came}"
+            )
+        return new
+
+    @property
+    def shape(self):
+        return self._value.shape
+
+    @property
+    def dtype(self):
+        return self._value.dtype
+
+    @property
+    def size(self):
+        return self._value.size
+
+    def astype(self, dtype):
+        """A copy in another dtype, with a gradient of zeros."""
+        return Parameter(self._value.astype(expect_dtype("Parameter", dtype)), self.role)
+
+    def __repr__(self):
+        return f"Parameter({format_shape(self.shape)}, {self.dtype}, role={self.role!r})"
+
+
+class Observer:
+    """Sees every pass of the layers it is attached to by `observe`, and must not change anything.
+
+    Override what you need. Arrays that are to outlive the call must be copied.
+    """
+
+    def after_forward(self, layer, x, y, training):
+        """`layer` has turned `x` into `y`."""
+
+    def after_backward(self, layer, dy, dx):
+        """`layer` has turned the upstream gradient `dy` into `dx`."""
+
+
+class Layer:
+    """A differentiable step: forward takes x to y; backward takes dy to dx and adds to each grad.
+
+    A subclass writes `_forward(x, training) -> y, cache` and `_backward(dy, cache) -> dx`, and may
+    refuse bad input in `_check(x)`. Attributes that are Parameters or Layers are found by
+    themselves, in the order in which they were set.
+    """
+
+    observers = ()  # empty unless `observe` attached one
+    _cache = None  # what _forward returned, until the backward pass has used it
+    _retained = False  # whether a backward pass leaves the cache in place
+
+    # ---- the maths, written by each layer
+
+    def _forward(self, x, training):
+        raise NotImplementedError(f"{type(self).__name__} defines no _forward(x, training)")
+
+    def _backward(self, dy, cache):
+        raise NotImplementedError(f"{type(self).__name__} defines no _backward(dy, cache)")
+
+    def _check(self, x):
+        expect_array(type(self).__name__, "x", x)
+
+    # ---- the public face
+
+    def forward(self, x, *, training=False):
+        """Compute y = f(x) and keep what the backward pass will need.
+
+        Parameters
+        ----------
+        x : float32 or float64 array
+            Same dtype as the layer's Parameters. Not written to.
+        training : bool
+            Whether batch norm uses the batch's statistics, dropout drops, and both remember it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x is no array, or of the wrong shape or dtype. Nothing has changed then.
+        """
+        self._cache = None
+        self._check(x)
+        before = self.snapshot() if training else None
+        try:
+            y, cache = self._forward(x, training)
+        except BaseException:
+            if training:
+                self.restore(before)
+            raise
+        self._cache = cache, y.shape, y.dtype
+        for observer in self.observers:
+            observer.after_forward(self, x, y, training)
+        return y
+
+    def backward(self, dy):
+        """Compute dx from dy and add to the gradient of every Parameter: one backward per forward.
+
+        Parameters
+        ----------
+        dy : array
+            Gradient of the loss with respect to y, of its shape and dtype. Not written to.
+
+        Returns
+        -------
+        dx : array
+            Gradient of the loss with respect to x.
+
+        Raises
+        ------
+        RuntimeError
+            Without a forward before it.
+        ValueError
+            If dy has another shape or dtype than y. The cache is kept then.
+        """
+        name = type(self).__name__
+        if self._cache is None:
+            raise RuntimeError(
+                f"{name}.backward expects a forward before it, one for each backward, got none "
+                f"since the last (retain_caches(model) allows several)"
+            )
+        cache, shape, dtype = self._cache
+        expect_array(f"{name}.backward", "dy", dy, shape, dtype=dtype, like="the output")
+        if not self._retained:
+            self._cache = None
+        dx = self._backward(dy, cache)
+        for observer in self.observers:
+            observer.after_backward(self, dy, dx)
+        return dx
+
+    # ---- what is inside
+
+    def children(self):
+        """[(name, layer)] of the layers directly inside."""
+        return [(name, v) for name, v in vars(self).items() if isinstance(v, Layer)]
+
+    def named_layers(self, prefix=""):
+        """[(dotted path, layer)], this one first, under the path `prefix`."""
+        found = [(prefix, self)]
+        for name, child in self.children():
+            found += child.named_layers(join_path(prefix, name))
+        return found
+
+    def named_parameters(self):
+        """[(dotted path, Parameter)], each Parameter once."""
+        found, seen = [], set()
+        for path, layer in self.named_layers():
+            for name, value in vars(layer).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    found.append((join_path(path, name), value))
+        return found
+
+    def parameters(self):
+        """[Parameter], in the order of `named_parameters`."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    # ---- what a forward pass in training mode changes
+
+    def snapshot(self):
+        """What a training forward changes (running statistics, random streams), for `restore`."""
+        return [child.snapshot() for _, child in self.children()]
+
+    def restore(self, snapshot):
+        """Put back what `snapshot` returned."""
+        for (_, child), part in zip(self.children(), snapshot, strict=True):
+            child.restore(part)
+
+    def multiply_adds(self, y_shape):
+        """Multiplications of one forward pass with an output of `y_shape`, 0 unless overridden."""
+        return 0
+
+    # ---- copies
+
+    def astype(self, dtype):
+        """A copy of the layer in another dtype: float32 to train, float64 to check gradients."""
+        dtype = expect_dtype(type(self).__name__, dtype)
+        twin = copy.deepcopy(self)
+        for _, layer in twin.named_layers():
+            for name, value in vars(layer).items():
+                floats = isinstance(value, np.ndarray) and value.dtype in FLOATS
+                if isinstance(value, Parameter) or floats:
+                    setattr(layer, name, value.astype(dtype))
+        return twin
+
+    def __getstate__(self):
+        """Copies and pickles leave out caches and observers; modules (`ops`) go by name."""
+        passing = ("_cache", "_retained", "observers")
+        return {
+            name: ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
+            for name, value in vars(self).items()
+            if name not in passing
+        }
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            module = isinstance(value, ModuleName)
+            vars(self)[name] = importlib.import_module(value) if module else value
+
+    def __repr__(self):
+        inside = ",\n".join(f"{name}={child!r}" for name, child in self.children())
+        if not inside:
+            return f"{type(self).__name__}()"
+        inside = inside.replace("\n", "\n    ")
+        return f"{type(self).__name__}(\n    {inside},\n)"
+
+
+class ModuleName(str):
+    """The name of a module, in the state of a pickled or copied layer."""
+
+
+def join_path(prefix, name):
+    """`prefix.name`, or the one of them that is not empty."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
+def add_path(error, name):
+    """Put `name` in front of the layer path that `error` carries as its note."""
+    mark = "in layer "
+    notes = getattr(error, "__notes__", [])
+    inner = notes.pop()[len(mark) :] if notes and notes[-1].startswith(mark) else ""
+    error.add_note(mark + join_path(name, inner))
+
+
+@contextlib.contextmanager
+def observe(model, observer):
+    """Attach `observer` to `model` and all layers inside it, for the length of a `with` block."""
+    layers = [layer for _, layer in model.named_layers()]
+    before = [layer.observers for layer in layers]
+    for layer in layers:
+        layer.observers = (*layer.observers, observer)
+    try:
+        yield observer
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer.observers = old
+
+
+@contextlib.contextmanager
+def retain_caches(model):
+    """Allow several backward passes through one forward pass, inside a `with` block.
+
+    The caches are freed when the block ends.
+    """
+    layers = [layer for _, layer in model.named_layers()]
+    before = [layer._retained for layer in layers]
+    for layer in layers:
+        layer._retained = True
+    try:
+        yield model
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer._retained = old
+            if not old:
+                layer._cache = None

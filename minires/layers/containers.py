@@ -1,0 +1,142 @@
+"""Layers made of layers: Sequential puts them one after the other, Residual side by side."""
+
+from minires.checks import format_shape
+from minires.core import Layer, add_path
+from minires.layers.shape import Identity
+
+
+class Sequential(Layer):
+    """y = f_n(... f_2(f_1(x))).
+
+    Parameters
+    ----------
+    *layers, **named_layers : Layer
+        In the order in which they act. Unnamed layers are called "0", "1", ...; names become part
+        of the path, as in `stage2.block0.conv1.weight`.
+
+    Examples
+    --------
+    >>> Sequential(norm=BatchNorm2d(3), relu=ReLU())
+    Sequential(
+        norm=BatchNorm2d(3, eps=1e-05, momentum=0.1),
+        relu=ReLU(),
+    )
+    """
+
+    def __init__(self, *layers, **named_layers):
+        self._add({str(i): layer for i, layer in enumerate(layers)} | named_layers)
+
+    def _add(self, layers):
+        for name, layer in layers.items():
+            expect_layer("Sequential", name, layer)
+            if hasattr(type(self), name) or "." in name or not name:
+                raise ValueError(
+                    f"Sequential expects names that are free and have no dot, got {name!r}"
+                )
+            setattr(self, name, layer)
+        refuse_shared(self)
+
+    def _forward(self, x, training):
+        for name, layer in self.children():
+            try:
+                x = layer.forward(x, training=training)
+            except Exception as error:
+                add_path(error, name)
+                raise
+        return x, ()
+
+    def _backward(self, dy, cache):
+        for name, layer in reversed(self.children()):
+            try:
+                dy = layer.backward(dy)
+            except Exception as error:
+                add_path(error, name)
+                raise
+        return dy
+
+    def __len__(self):
+        return len(self.children())
+
+    def __iter__(self):
+        return iter([layer for _, layer in self.children()])
+
+    def __getitem__(self, key):
+        """The layer at a position, or of a name."""
+        if isinstance(key, str):
+            return dict(self.children())[key]
+        return self.children()[key][1]
+
+    def __repr__(self):
+        lines = [f"{name}={layer!r}" for name, layer in self.children()]
+        inside = ",\n".join(line.removeprefix(f"{i}=") for i, line in enumerate(lines))
+        inside = inside.replace("\n", "\n    ")
+        return f"Sequential(\n    {inside},\n)" if inside else "Sequential()"
+
+
+class Residual(Layer):
+    """y = shortcut(x) + branch(x), with nothing after the sum.
+
+    The gradient splits at the sum: dx = shortcut.backward(dy) + branch.backward(dy). With the
+    identity as shortcut the first term is dy itself, whatever the branch does.
+
+    Parameters
+    ----------
+    branch : Layer
+        F(x).
+    shortcut : Layer
+        The identity if left out. It must give the shape that the branch gives.
+
+    References
+    ----------
+    He et al. (2016), arXiv:1603.05027, equation 5.
+    """
+
+    def __init__(self, branch, shortcut=None):
+        self.branch = expect_layer("Residual", "branch", branch)
+        self.shortcut = expect_layer(
+            "Residual", "shortcut", Identity() if shortcut is None else shortcut
+        )
+        refuse_shared(self)
+
+    def _forward(self, x, training):
+        shortcut = self._through("shortcut", "forward", x, training=training)
+        branch = self._through("branch", "forward", x, training=training)
+        if shortcut.shape != branch.shape:
+            raise ValueError(
+                f"Residual expects shortcut and branch of one shape, got "
+                f"{format_shape(shortcut.shape)} from the shortcut and "
+                f"{format_shape(branch.shape)} from the branch, for x of {format_shape(x.shape)}"
+            )
+        return shortcut + branch, ()
+
+    def _backward(self, dy, cache):
+        return self._through("shortcut", "backward", dy) + self._through("branch", "backward", dy)
+
+    def _through(self, name, method, *args, **options):
+        try:
+            return getattr(getattr(self, name), method)(*args, **options)
+        except Exception as error:
+            add_path(error, name)
+            raise
+
+
+def expect_layer(owner, name, layer):
+    """Return `layer`, or raise TypeError if it is none."""
+    if not isinstance(layer, Layer):
+        hint = f": write {layer.__name__}(...)" if isinstance(layer, type) else ""
+        raise TypeError(
+            f"{owner} expects {name} to be a Layer, got {type(layer).__name__} {layer!r}{hint}"
+        )
+    return layer
+
+
+def refuse_shared(container):
+    """A layer keeps one cache, so it can stand in one place only."""
+    seen = {}
+    for path, layer in container.named_layers():
+        if id(layer) in seen:
+            raise ValueError(
+                f"{type(container).__name__} expects each layer in one place, got the same "
+                f"{type(layer).__name__} as {seen[id(layer)]} and {path}: make a second one"
+            )
+        seen[id(layer)] = path

@@ -1,0 +1,126 @@
+"""A model as a table: one row a layer with shape, parameters, multiply-adds and memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minires.checks import expect_int
+from minires.core import Observer, Parameter, observe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer. Shapes and counts are for a batch of one image.
+
+    Attributes
+    ----------
+    path, layer : str
+    shape : tuple
+        Of the output, without N.
+    parameters, multiply_adds : int
+    activation_bytes : int
+        Of the output; 0 where it is the input in another shape.
+    """
+
+    path: str
+    layer: str
+    shape: tuple
+    parameters: int
+    multiply_adds: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of `summarize`; `print(summary)` draws the table."""
+
+    rows: list
+    parameters: int
+
+    @property
+    def multiply_adds(self):
+        return sum(row.multiply_adds for row in self.rows)
+
+    @property
+    def activation_bytes(self):
+        return sum(row.activation_bytes for row in self.rows)
+
+    def __str__(self):
+        header = ("path", "layer", "output", "parameters", "multiply-adds", "activation bytes")
+        body = [
+            (r.path, r.layer, "x".join(map(str, r.shape)))
+            + tuple(f"{n:,}" for n in (r.parameters, r.multiply_adds, r.activation_bytes))
+            for r in self.rows
+        ]
+        totals = (self.parameters, self.multiply_adds, self.activation_bytes)
+        body.append(("total", "", "") + tuple(f"{n:,}" for n in totals))
+        return align([header, *body], left=3)
+
+    __repr__ = __str__
+
+
+class Sizes(Observer):
+    """Notes every layer that makes an output of its own: leaves and sums, but not Sequential."""
+
+    def __init__(self, model):
+        self.paths = {id(layer): path for path, layer in model.named_layers()}
+        self.rows = []
+        self.last = None
+
+    def after_forward(self, layer, x, y, training):
+        if y is not self.last or not layer.children():
+            own = sum(p.size for p in vars(layer).values() if isinstance(p, Parameter))
+            memory = 0 if np.shares_memory(x, y) else y.nbytes
+            name, work = type(layer).__name__, layer.multiply_adds(y.shape)
+            self.rows.append(Row(self.paths[id(layer)], name, y.shape[1:], own, work, memory))
+        self.last = y
+
+
+def summarize(model, input_shape):
+    """Run one image of zeros through the model and note what comes out of each layer.
+
+    Parameters
+    ----------
+    model : Layer
+        Left as it is.
+    input_shape : tuple of int
+        Without N, such as (H, W, C).
+
+    Returns
+    -------
+    summary : Summary
+        One row for each layer that computes something, in the order in which they run.
+
+    Raises
+    ------
+    ValueError
+        If the shape is none, or does not fit the model.
+    """
+    if not isinstance(input_shape, tuple | list):
+        raise ValueError(f"summary expects input_shape (H, W, C), got {input_shape!r}")
+    shape = tuple(expect_int("summary", "input_shape", size) for size in input_shape)
+    parameters = model.parameters()
+    dtype = parameters[0].dtype if parameters else np.float32
+    with observe(model, Sizes(model)) as sizes:
+        model.forward(np.zeros((1, *shape), dtype))
+    return Summary(sizes.rows, sum(p.size for p in parameters))
+
+
+def print_summary(model, input_shape):
+    """Print one row a layer: path, output shape, parameters, multiply-adds, activation bytes.
+
+    Parameters and errors as for `summarize`, which returns the same as an object. Multiply-adds
+    and bytes are for one image.
+    """
+    print(summarize(model, input_shape))
+
+
+def align(rows, left):
+    """Rows of text as a table, the first `left` columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, range(len(row)), strict=True)
+        line = "  ".join(c.ljust(w) if i < left else c.rjust(w) for c, w, i in cells)
+        lines.append(line.rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,11 @@
+"""Pure functions on arrays, `<op>_forward` and `<op>_backward`; they know no Parameter.
+
+`reference` is NumPy, to read. A layer takes the implementation as its argument `ops`; `default`
+is what it gets when nothing is said.
+"""
+
+from minires.ops import reference
+
+default = reference
+
+__all__ = ["default", "reference"]

@@ -1,0 +1,53 @@
+"""The ops in NumPy, written to be read. Start with `dense`, then `conv`, then `batchnorm`."""
+
+from minires.ops.reference.batchnorm import (
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference_backward,
+    batchnorm_inference_forward,
+)
+from minires.ops.reference.conv import conv2d_backward, conv2d_forward
+from minires.ops.reference.dense import dense_backward, dense_forward
+from minires.ops.reference.dropout import dropout_backward, dropout_forward
+from minires.ops.reference.pool import (
+    avgpool2d_backward,
+    avgpool2d_forward,
+    global_avgpool2d_backward,
+    global_avgpool2d_forward,
+    maxpool2d_backward,
+    maxpool2d_forward,
+)
+from minires.ops.reference.relu import relu_backward, relu_forward
+from minires.ops.reference.shortcut import pad_shortcut_backward, pad_shortcut_forward
+from minires.ops.reference.softmax import softmax_backward, softmax_forward
+from minires.ops.reference.softmax_cross_entropy import (
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+
+__all__ = [
+    "avgpool2d_backward",
+    "avgpool2d_forward",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference_backward",
+    "batchnorm_inference_forward",
+    "conv2d_backward",
+    "conv2d_forward",
+    "dense_backward",
+    "dense_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "global_avgpool2d_backward",
+    "global_avgpool2d_forward",
+    "maxpool2d_backward",
+    "maxpool2d_forward",
+    "pad_shortcut_backward",
+    "pad_shortcut_forward",
+    "relu_backward",
+    "relu_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+]

@@ -1,0 +1,262 @@
+"""SGD, Adam and AdamW: state per Parameter, updates in the order of operations of PyTorch's.
+
+An optimiser reads `parameter.grad` and changes `parameter.value` in place; `optimizer.lr` may be
+set between steps.
+"""
+
+import math
+
+import numpy as np
+
+from minires.checks import expect_choice, expect_number
+from minires.core import Parameter
+
+
+class Optimizer:
+    """What the optimisers share: the Parameters, the learning rate and weight decay.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        `model.parameters()`.
+    lr : float
+        Learning rate.
+    weight_decay : float
+    decay : {"all", "weights"}
+        Which Parameters decay: all of them, as in PyTorch, or only those with the role "weight",
+        which leaves out biases and batch norm's gamma and beta.
+    """
+
+    def __init__(self, parameters, lr, weight_decay, decay):
+        name = type(self).__name__
+        self.parameters = as_parameters(name, parameters)
+        self.lr = expect_number(name, "lr", lr, at_least=0)
+        self.weight_decay = expect_number(name, "weight_decay", weight_decay, at_least=0)
+        self.decay = expect_choice(name, "decay", decay, ("all", "weights"))
+        self.steps = 0
+
+    def zero_grad(self):
+        """Set every gradient to 0; backward passes add to them."""
+        for parameter in self.parameters:
+            parameter.grad[...] = 0
+
+    def step(self):
+        """Update every Parameter once from its gradient."""
+        self.steps += 1
+        for i, parameter in enumerate(self.parameters):
+            decays = self.decay == "all" or parameter.role == "weight"
+            self._update(i, parameter, self.weight_decay if decays else 0.0)
+
+    def _update(self, i, parameter, weight_decay):
+        raise NotImplementedError
+
+    def _zeros(self):
+        return [np.zeros(p.shape, p.dtype) for p in self.parameters]
+
+    def __repr__(self):
+        count = sum(p.size for p in self.parameters)
+        return f"{type(self).__name__}({count:,} parameters, lr={self.lr:g})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: v = momentum v + g, w -= lr v.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float
+        Learning rate.
+    momentum : float
+        In [0, 1). The first v is g itself.
+    nesterov : bool
+        Step along g + momentum v instead of v.
+    weight_decay : float
+        Added to the gradient: g + weight_decay w.
+    decay : {"all", "weights"}
+        "weights" leaves out biases and batch norm's gamma and beta.
+
+    References
+    ----------
+    Sutskever et al. (2013), ICML, section 2, in PyTorch's form, in which v does not hold lr.
+    """
+
+    def __init__(
+        self, parameters, lr, *, momentum=0.0, nesterov=False, weight_decay=0.0, decay="all"
+    ):
+        super().__init__(parameters, lr, weight_decay, decay)
+        self.momentum = expect_number("SGD", "momentum", momentum, at_least=0, below=1)
+        self.nesterov = bool(nesterov)
+        if self.nesterov and not self.momentum:
+            raise ValueError("SGD expects a momentum > 0 with nesterov=True, got 0")
+        self.velocity = self._zeros()
+
+    def _update(self, i, parameter, weight_decay):
+        w, g, v = parameter.value, parameter.grad, self.velocity[i]
+        if weight_decay:
+            g = g + weight_decay * w
+        if self.momentum:
+            v *= self.momentum
+            v += g
+            g = g + self.momentum * v if self.nesterov else v
+        w -= self.lr * g
+
+
+class Adam(Optimizer):
+    """Adam: step along the mean gradient over the root of the mean squared gradient.
+
+        m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
+        w -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float
+        Learning rate.
+    betas : (float, float)
+        b1 and b2, each in [0, 1).
+    eps : float
+        PyTorch's default; Keras' is 1e-7.
+    weight_decay : float
+        Added to the gradient, and so divided by the root with it; see AdamW.
+    decay : {"all", "weights"}
+        "weights" leaves out biases and batch norm's gamma and beta.
+
+    References
+    ----------
+    Kingma and Ba (2015), arXiv:1412.6980, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        parameters,
+        lr=1e-3,
+        *,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        decay="all",
+    ):
+        super().__init__(parameters, lr, weight_decay, decay)
+        name = type(self).__name__
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"{name} expects betas to be a pair of numbers, got {betas!r}")
+        self.betas = tuple(expect_number(name, "betas", b, at_least=0, below=1) for b in betas)
+        self.eps = expect_number(name, "eps", eps, above=0)
+        self.m, self.v = self._zeros(), self._zeros()
+
+    def _update(self, i, parameter, weight_decay):
+        g = parameter.grad
+        if weight_decay:
+            g = g + weight_decay * parameter.value
+        self._descend(i, parameter.value, g)
+
+    def _descend(self, i, w, g):
+        (b1, b2), m, v = self.betas, self.m[i], self.v[i]
+        m += (1 - b1) * (g - m)
+        v *= b2
+        v += (1 - b2) * g * g
+        root = np.sqrt(v) / math.sqrt(1 - b2**self.steps) + self.eps
+        w -= self.lr / (1 - b1**self.steps) * m / root
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: w *= 1 - lr weight_decay before the step.
+
+    Parameters
+    ----------
+    parameters, lr, betas, eps, decay
+        As for Adam.
+    weight_decay : float
+        PyTorch's default.
+
+    References
+    ----------
+    Loshchilov and Hutter (2019), arXiv:1711.05101, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        parameters,
+        lr=1e-3,
+        *,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        decay="all",
+    ):
+        super().__init__(
+            parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay
+        )
+
+    def _update(self, i, parameter, weight_decay):
+        if weight_decay:
+            parameter.value *= 1 - self.lr * weight_decay
+        self._descend(i, parameter.value, parameter.grad)
+
+
+def clip_gradients(parameters, max_norm):
+    """Scale all gradients by one factor so that their joint norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    max_norm : float
+
+    Returns
+    -------
+    norm : float
+        The joint Euclidean norm before.
+
+    Notes
+    -----
+    As in PyTorch, the factor is max_norm / (norm + 1e-6) where that is below 1. If the norm is not
+    finite, nothing is changed.
+    """
+    parameters = as_parameters("clip_gradients", parameters)
+    max_norm = expect_number("clip_gradients", "max_norm", max_norm, above=0)
+    norm = gradient_norm(parameters)
+    factor = max_norm / (norm + 1e-6)
+    if math.isfinite(norm) and factor < 1:
+        for parameter in parameters:
+            parameter.grad *= factor
+    return norm
+
+
+def gradient_norm(parameters):
+    """The joint Euclidean norm of all gradients, a float, added in float64."""
+    return math.sqrt(sum(squared_norm(parameter.grad) for parameter in parameters))
+
+
+def squared_norm(array):
+    """The sum of squares in float64; NaN or infinity only if the array has one."""
+    flat = array.ravel().astype(np.float64)
+    return float(flat @ flat)
+
+
+def as_parameters(owner, parameters):
+    """A list of distinct Parameters.
+
+    Raises
+    ------
+    TypeError
+        If something else is among them.
+    ValueError
+        If there are none, or one comes twice.
+    """
+    hint = ": pass model.parameters()"
+    try:
+        parameters = list(parameters)
+    except TypeError:
+        raise TypeError(
+            f"{owner} expects a list of Parameters, got {type(parameters).__name__}{hint}"
+        ) from None
+    for parameter in parameters:
+        if not isinstance(parameter, Parameter):
+            raise TypeError(
+                f"{owner} expects Parameters, got {type(parameter).__name__}{hint}"
+            )
+    if not parameters:
+        raise ValueError(f"{owner} expects at least one Parameter, got none")
+    if len({id(parameter) for parameter in parameters}) < len(parameters):
+        raise ValueError(f"{owner} expects each Parameter once, got one twice")
+    return parameters

@@ -1,0 +1,329 @@
+"""The training step, and the loops around it: fit, evaluate, predict."""
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from minires.checks import expect_array, expect_int, expect_number
+from minires.core import Observer, observe
+from minires.data import Dataset, batches
+from minires.history import Epoch, History
+from minires.losses import SoftmaxCrossEntropy
+from minires.optimizers import clip_gradients, gradient_norm
+
+
+class NonFiniteError(ArithmeticError):
+    """A NaN or infinity turned up in training. The weights are those before the step.
+
+    Attributes
+    ----------
+    path : str
+        The layer (or "input", "loss") where it came up first.
+    where : {"forward", "backward"}
+        In which pass.
+    step : int
+        The step, counted from 1.
+    """
+
+    def __init__(self, path, where, step, what):
+        super().__init__(
+            f"training expects finite numbers, got {what} in the {where} pass of {path} "
+            f"at step {step}; the weights are those before this step"
+        )
+        self.path, self.where, self.step = path, where, step
+
+
+class Evaluation(NamedTuple):
+    """Means over all examples."""
+
+    loss: float
+    accuracy: float
+
+
+def train_step(model, loss, optimizer, x, labels, *, clip_norm=None):
+    """One update: forward, loss, backward, step.
+
+    Parameters
+    ----------
+    model : Layer
+    loss : object with forward and backward
+        From `minires.losses`.
+    optimizer : Optimizer
+    x : (N, ...) float
+    labels : (N,) int, or (N, K)
+    clip_norm : float, optional
+        Scale the gradients so that their joint norm is at most this.
+
+    Returns
+    -------
+    value : float
+        The loss before the update.
+    logits : (N, K)
+        What the model gave.
+
+    Raises
+    ------
+    NonFiniteError
+        If the loss or a gradient is NaN or infinite: names the layer, the pass and the step.
+
+    Notes
+    -----
+    After any error, weights, optimiser and running statistics are as they were.
+    """
+    before = model.snapshot()
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # reported below
+            logits = model.forward(x, training=True)
+            value = loss.forward(logits, labels)
+            optimizer.zero_grad()
+            model.backward(loss.backward())
+            if clip_norm is None:
+                norm = gradient_norm(optimizer.parameters)
+            else:
+                norm = clip_gradients(optimizer.parameters, clip_norm)
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                model.restore(before)
+                raise find_non_finite(model, loss, x, labels, optimizer.steps + 1)
+    except BaseException:
+        model.restore(before)
+        raise
+    optimizer.step()
+    return value, logits
+
+
+def fit(
+    model,
+    data,
+    optimizer,
+    epochs,
+    *,
+    batch_size=64,
+    loss=None,
+    schedule=None,
+    clip_norm=None,
+    validation=None,
+    rng=None,
+    progress=None,
+    on_epoch_end=None,
+):
+    """Train for a number of epochs.
+
+    Parameters
+    ----------
+    model : Layer
+        Changed in place.
+    data : Dataset or (x, labels)
+        With a Dataset, its test part is evaluated after every epoch.
+    optimizer : Optimizer
+        Holds parameters of `model`.
+    epochs, batch_size : int
+    loss : object with forward and backward, optional
+        SoftmaxCrossEntropy() if left out.
+    schedule : callable, optional
+        step -> learning rate, counted from the optimiser's steps so far; see `minires.schedules`.
+    clip_norm : float, optional
+        Scale the gradients of each step so that their joint norm is at most this.
+    validation : (x, labels), optional
+        Evaluated after every epoch instead of the Dataset's test part.
+    rng : None, int or numpy.random.Generator
+        Shuffles the examples. As in NumPy, None draws from the system's entropy.
+    progress : bool, optional
+        Whether to draw a bar; left out, it is drawn in a terminal only.
+    on_epoch_end : callable, optional
+        Called with the `Epoch` that has just been recorded.
+
+    Returns
+    -------
+    history : History
+
+    Raises
+    ------
+    NonFiniteError
+        If the loss or a gradient is NaN or infinite.
+    TypeError, ValueError
+        If an argument does not fit; the model is unchanged then.
+    """
+    epochs = expect_int("fit", "epochs", epochs)
+    batch_size = expect_int("fit", "batch_size", batch_size)
+    if clip_norm is not None:
+        expect_number("fit", "clip_norm", clip_norm, above=0)
+    x, labels, test = training_and_test(data, validation)
+    refuse_foreign_parameters(model, optimizer)
+    loss = SoftmaxCrossEntropy() if loss is None else loss
+    rng = np.random.default_rng(rng)
+    history = History()
+    total = epochs * math.ceil(len(x) / batch_size)
+    disable = None if progress is None else not progress
+    with tqdm(total=total, disable=disable, unit="step", leave=False) as bar:
+        for epoch in range(1, epochs + 1):
+            start = time.perf_counter()
+            bar.set_description(f"epoch {epoch}/{epochs}")
+            mean = RunningMean()
+            for xb, yb in batches(x, labels, batch_size, rng):
+                if schedule is not None:
+                    optimizer.lr = schedule(optimizer.steps)
+                value, logits = train_step(model, loss, optimizer, xb, yb, clip_norm=clip_norm)
+                mean.add(value, accuracy_of(logits, yb), len(xb))
+                bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
+                bar.update()
+            tested = evaluate(model, *test, loss=loss) if test else (None, None)
+            seconds = time.perf_counter() - start
+            record = Epoch(epoch, optimizer.steps, *mean.value, *tested, optimizer.lr, seconds)
+            history.epochs.append(record)
+            if on_epoch_end is not None:
+                on_epoch_end(record)
+    return history
+
+
+def evaluate(model, x, labels, *, loss=None, batch_size=256):
+    """Mean loss and accuracy, in inference mode.
+
+    Parameters
+    ----------
+    model : Layer
+    x : (N, ...) float
+    labels : (N,) int, or (N, K)
+    loss : object with forward, optional
+        SoftmaxCrossEntropy() if left out.
+    batch_size : int
+
+    Returns
+    -------
+    evaluation : Evaluation
+        (loss, accuracy), every example with the same weight.
+    """
+    loss = SoftmaxCrossEntropy() if loss is None else loss
+    mean = RunningMean()
+    for xb, yb in batches(x, labels, batch_size, shuffle=False):
+        logits = model.forward(xb)
+        mean.add(loss.forward(logits, yb), accuracy_of(logits, yb), len(xb))
+    return Evaluation(*mean.value)
+
+
+def predict(model, x, *, batch_size=256):
+    """What the model gives in inference mode, batch by batch.
+
+    Parameters
+    ----------
+    model : Layer
+    x : (N, ...) float
+    batch_size : int
+
+    Returns
+    -------
+    y : (N, ...)
+        Logits, unless the model ends in a Softmax. `y.argmax(axis=1)` are the classes.
+    """
+    batch_size = expect_int("predict", "batch_size", batch_size)
+    expect_array("predict", "x", x)
+    return np.concatenate([model.forward(x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
+
+
+def accuracy_of(logits, labels):
+    """The share of rows whose largest logit is at the label (or at the largest soft label)."""
+    labels = np.asarray(labels)
+    wanted = labels.argmax(axis=1) if labels.ndim == 2 else labels
+    return float((logits.argmax(axis=1) == wanted).mean())
+
+
+class RunningMean:
+    """Mean loss and accuracy of batches of different sizes."""
+
+    def __init__(self):
+        self.totals = np.zeros(2)
+        self.count = 0
+
+    def add(self, loss, accuracy, count):
+        self.totals += np.multiply((loss, accuracy), count)
+        self.count += count
+
+    @property
+    def value(self):
+        return tuple((self.totals / self.count).tolist())
+
+
+def training_and_test(data, validation):
+    """(x, labels, test) where test is (x, labels) or None.
+
+    Raises
+    ------
+    TypeError
+        If `data` is neither a Dataset nor a pair.
+    ValueError
+        If images and labels differ in number, or there are none.
+    """
+    if isinstance(data, Dataset):
+        x, labels, test = data.x_train, data.y_train, (data.x_test, data.y_test)
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        (x, labels), test = data, None
+    else:
+        raise TypeError(f"fit expects data as a Dataset or (x, labels), got {type(data).__name__}")
+    test = validation if validation is not None else test
+    for images, classes in [(x, labels)] + ([test] if test is not None else []):
+        expect_array("fit", "x", images)
+        if len(images) != len(classes):
+            raise ValueError(
+                f"fit expects as many labels as images, "
+                f"got {len(images)} images and {len(classes)} labels"
+            )
+    return x, np.asarray(labels), test and (test[0], np.asarray(test[1]))
+
+
+def refuse_foreign_parameters(model, optimizer):
+    """An optimiser made for another model would train nothing, in silence."""
+    own = {id(parameter) for parameter in model.parameters()}
+    foreign = [p for p in optimizer.parameters if id(p) not in own]
+    if foreign:
+        raise ValueError(
+            f"fit expects an optimizer for the model's own parameters, got {len(foreign)} of "
+            f"another: make it with {type(optimizer).__name__}(model.parameters(), ...)"
+        )
+
+
+class FindNonFinite(Observer):
+    """Raises at the first layer that turns finite numbers into NaN or infinity."""
+
+    def __init__(self, model, step):
+        self.paths = {id(layer): path or "the model" for path, layer in model.named_layers()}
+        self.step = step
+
+    def after_forward(self, layer, x, y, training):
+        self.check(layer, "forward", y)
+
+    def after_backward(self, layer, dy, dx):
+        self.check(layer, "backward", dx)
+        for p in vars(layer).values():
+            self.check(layer, "backward", getattr(p, "grad", None))
+
+    def check(self, layer, where, array):
+        if isinstance(array, np.ndarray) and not np.isfinite(array).all():
+            what = describe_non_finite(array)
+            raise NonFiniteError(self.paths[id(layer)], where, self.step, what)
+
+
+def find_non_finite(model, loss, x, labels, step):
+    """Run the step again, watching every layer, and return the NonFiniteError to raise."""
+    if not np.isfinite(x).all():
+        return NonFiniteError("input", "forward", step, describe_non_finite(x))
+    for parameter in model.parameters():
+        parameter.grad[...] = 0
+    try:
+        with observe(model, FindNonFinite(model, step)):
+            logits = model.forward(x, training=True)
+            value = loss.forward(logits, labels)
+            if not math.isfinite(value):
+                return NonFiniteError("loss", "forward", step, f"a loss of {value}")
+            model.backward(loss.backward())
+    except NonFiniteError as error:
+        return error
+    return NonFiniteError("model", "backward", step, "a gradient norm too large for float64")
+
+
+def describe_non_finite(array):
+    """How many NaNs and infinities, as text."""
+    counts = {"NaN": int(np.isnan(array).sum()), "infinity": int(np.isinf(array).sum())}
+    found = " and ".join(f"{n:,} {name}" for name, n in counts.items() if n)
+    return f"{found} among {array.size:,} numbers"
