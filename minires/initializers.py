@@ -12,8 +12,6 @@ He et al. (2015), arXiv:1502.01852, section 2.2. Glorot and Bengio (2010), AISTA
 
 import math
 
-import numpy as np
-
 
 def he_normal(rng, shape, fan_in, fan_out, dtype):
     """Normal with standard deviation sqrt(2 / fan_in); not truncated, unlike Keras' he_normal."""

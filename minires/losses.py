@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minires.ops import default as default_ops
 from minires.checks import expect_array, expect_number, format_shape
+from minires.ops import default as default_ops
 
 
 class SoftmaxCrossEntropy:

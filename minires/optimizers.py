@@ -252,9 +252,7 @@ def as_parameters(owner, parameters):
         ) from None
     for parameter in parameters:
         if not isinstance(parameter, Parameter):
-            raise TypeError(
-                f"{owner} expects Parameters, got {type(parameter).__name__}{hint}"
-            )
+            raise TypeError(f"{owner} expects Parameters, got {type(parameter).__name__}{hint}")
     if not parameters:
         raise ValueError(f"{owner} expects at least one Parameter, got none")
     if len({id(parameter) for parameter in parameters}) < len(parameters):

@@ -219,7 +219,9 @@ def predict(model, x, *, batch_size=256):
     """
     batch_size = expect_int("predict", "batch_size", batch_size)
     expect_array("predict", "x", x)
-    return np.concatenate([model.forward(x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
+    return np.concatenate(
+        [model.forward(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    )
 
 
 def accuracy_of(logits, labels):

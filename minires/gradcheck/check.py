@@ -279,7 +279,9 @@ def well_formed(target, gradient):
         note = f"{wanted}, got {format_shape(gradient.shape)}"
         raise Refused(GradientRow(target.name, "fail", note=note))
     if gradient.dtype != np.float64:
-        raise Refused(GradientRow(target.name, "not float64", note=f"{wanted}, got {gradient.dtype}"))
+        raise Refused(
+            GradientRow(target.name, "not float64", note=f"{wanted}, got {gradient.dtype}")
+        )
     if not np.isfinite(gradient).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
         note = f"backward returned NaN or infinity, first at {index}"
@@ -333,7 +335,14 @@ def row_of(target, comparison, tolerance, moved):
         if limit > tolerance:
             note = join(note, f"rounding hides errors below {limit:.0e} of the largest gradient")
     return GradientRow(
-        target.name, verdict, comparison.how, worst.analytic, worst.numeric, error, worst.where, note
+        target.name,
+        verdict,
+        comparison.how,
+        worst.analytic,
+        worst.numeric,
+        error,
+        worst.where,
+        note,
     )
 
 

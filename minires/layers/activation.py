@@ -1,8 +1,8 @@
 """Layers without parameters that act number by number, and softmax."""
 
-from minires.ops import default as default_ops
 from minires.checks import expect_array
 from minires.core import Layer
+from minires.ops import default as default_ops
 
 
 class ReLU(Layer):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from minires.ops import default as default_ops
 from minires.checks import expect_array, expect_choice, expect_dtype, expect_int, expect_number
 from minires.core import Layer, Parameter
+from minires.ops import default as default_ops
 
 
 class BatchNorm2d(Layer):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from minires.ops import default as default_ops
 from minires.checks import expect_array, expect_dtype, expect_int
 from minires.core import Layer, Parameter
 from minires.initializers import he_normal
+from minires.ops import default as default_ops
 
 
 class Dense(Layer):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from minires.ops import default as default_ops
 from minires.checks import expect_number
 from minires.core import Layer
+from minires.ops import default as default_ops
 
 
 class Dropout(Layer):

@@ -1,9 +1,9 @@
 """The pooling layers. Their maths: `ops/reference/pool.py`."""
 
-from minires.ops import default as default_ops
 from minires.checks import expect_array
 from minires.core import Layer
 from minires.layers.conv import show
+from minires.ops import default as default_ops
 from minires.ops.window import as_padding, as_pair
 
 

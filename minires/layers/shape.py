@@ -2,10 +2,10 @@
 
 import math
 
-from minires.ops import default as default_ops
 from minires.checks import expect_array, expect_int
 from minires.core import Layer
 from minires.layers.conv import show
+from minires.ops import default as default_ops
 from minires.ops.window import as_pair
 
 

@@ -4,7 +4,16 @@ import numpy as np
 
 from minires.checks import expect_choice, expect_dtype, expect_int
 from minires.initializers import he_normal
-from minires.layers import BatchNorm2d, Conv2d, Dense, Identity, PadShortcut, ReLU, Residual, Sequential
+from minires.layers import (
+    BatchNorm2d,
+    Conv2d,
+    Dense,
+    Identity,
+    PadShortcut,
+    ReLU,
+    Residual,
+    Sequential,
+)
 
 NORMS = ("batch", None)
 SHORTCUTS = ("A", "B")
@@ -72,9 +81,7 @@ def residual_block(parts, C, F, stride):
 
 def with_shortcut(parts, branch, C, F, stride):
     """relu(shortcut(x) + branch(x)); the ReLU stands outside, so the sum's gradient is exact."""
-    return Sequential(
-        sum=Residual(branch, parts.shortcut(C, F, stride)), relu=ReLU(ops=parts.ops)
-    )
+    return Sequential(sum=Residual(branch, parts.shortcut(C, F, stride)), relu=ReLU(ops=parts.ops))
 
 
 class ImageModel(Sequential):
@@ -97,4 +104,3 @@ def image_shape(owner, input_shape):
     if not isinstance(input_shape, tuple | list) or len(input_shape) != 3:
         raise ValueError(f"{owner} expects input_shape (H, W, C), got {input_shape!r}")
     return tuple(expect_int(owner, "input_shape", size) for size in input_shape)
-

@@ -62,7 +62,7 @@ def as_padding(owner, padding):
         except ValueError:
             pass
     raise ValueError(
-        f'{owner} expects padding to be an integer >= 0, a pair, ((top, bottom), (left, right)), '
+        f"{owner} expects padding to be an integer >= 0, a pair, ((top, bottom), (left, right)), "
         f'"same" or "valid", got {padding!r}'
     )
 

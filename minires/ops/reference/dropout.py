@@ -38,5 +38,3 @@ def dropout_backward(dy, mask):
     dx : like dy
     """
     return dy * mask
-
-

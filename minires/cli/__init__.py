@@ -1,0 +1,64 @@
+"""The `minires` command: demo, train, summary, check. Each has a file of its own here.
+
+A mistake gets one line on stderr and exit code 2; training that fails exits with 1.
+"""
+
+import argparse
+import sys
+
+from minires import __version__
+from minires.cli import check, demo, summary, train
+from minires.cli.arguments import Parser
+from minires.training import NonFiniteError
+
+COMMANDS = (demo, train, summary, check)
+
+
+def main(argv=None):
+    """Run the command line and return the exit code."""
+    try:
+        options = make_parser().parse_args(argv)
+        return options.run(options)
+    except SystemExit as stop:  # argparse has printed its line
+        return stop.code
+    except KeyboardInterrupt:
+        return complain("interrupted", code=130)
+    except NonFiniteError as error:
+        return complain(error, code=1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, such as `head`, has gone
+        return 0
+    except (ValueError, TypeError, OSError) as error:
+        return complain(error, code=2)
+
+
+def make_parser():
+    """The parser with one subparser a command."""
+    parser = Parser(
+        prog="minires",
+        description="Residual networks from scratch: train them, look at their gradients.",
+        epilog="example: minires demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"minires {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        doc = command.__doc__.splitlines()[0]
+        sub = commands.add_parser(
+            name,
+            help=doc,
+            description=doc,
+            epilog=f"example: {command.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def complain(message, code):
+    """One line on stderr."""
+    lines = [str(message), *getattr(message, "__notes__", [])]
+    print(f"minires: error: {' '.join(' '.join(lines).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,93 @@
+"""check gradients: of every layer of minires, or of your own FILE.py:CLASS"""
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from minires.cli.arguments import seed, shape
+from minires.core import Layer
+from minires.gradcheck import GradientReport, check_gradients
+from minires.samples import layer_samples, loss_samples
+
+EXAMPLE = "minires check my_layers.py:Scale --input-shape 4,8,8,3"
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="FILE.py:NAME",
+        help="a class, or a function that makes the layer, to be called without arguments; "
+        "needs forward(x) and backward(dy)",
+    )
+    parser.add_argument(
+        "--input-shape",
+        type=shape,
+        default=(3, 5, 6, 4),
+        metavar="N,...",
+        help="shape of the random input, batch first (default 3,5,6,4)",
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default 0")
+
+
+def run(options):
+    if options.target is None:
+        report = check_samples(options.seed)
+    else:
+        report = check_target(options.target, options.input_shape, options.seed)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def check_samples(seed):
+    """One report over all layers, in both modes where they differ, and all losses."""
+    rows = []
+    for training in (True, False):
+        for name, (layer, size) in layer_samples().items():
+            if training or layer.snapshot():
+                x = np.random.default_rng(seed).standard_normal(size)
+                report = check_gradients(layer, x, training=training, rng=seed, tolerance=1e-6)
+                rows += named(report, name if training else f"{name}, inference")
+    for name, (loss, prediction, labels) in loss_samples().items():
+        rows += named(check_gradients(loss, prediction, labels, rng=seed), name)
+    return GradientReport("every layer of minires", rows, 1e-6)
+
+
+def named(report, name):
+    """The rows of a report with the layer's name in front."""
+    return [dataclasses.replace(row, name=f"{name}: {row.name}") for row in report.rows]
+
+
+def check_target(target, input_shape, seed):
+    """The report on a user's own layer."""
+    file, colon, name = target.rpartition(":")
+    if not colon or not file.endswith(".py") or not name:
+        raise ValueError(f"expected FILE.py:NAME, got {target!r}")
+    make = getattr(load(Path(file)), name, None)
+    if not callable(make):
+        raise ValueError(f"expected a class or function {name!r} in {file}, got {make!r}")
+    x = np.random.default_rng(seed).standard_normal(input_shape)
+    try:
+        layer = make()
+        if isinstance(layer, Layer):
+            layer = layer.astype(np.float64)
+        return check_gradients(layer, x, rng=seed)
+    except Exception as error:
+        raise ValueError(f"{target} raised {type(error).__name__}: {error}") from error
+
+
+def load(path):
+    """The user's file as a module."""
+    if not path.is_file():
+        raise ValueError(f"expected a Python file, got {str(path)!r}, which is none")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,263 @@
+"""Keras' `Model`: compile, fit, evaluate, predict on a minires layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minires.checks import expect_choice, expect_dtype, expect_int, expect_number
+from minires.core import Layer
+from minires.history import describe
+from minires.keras.graph import build
+from minires.layers import Sequential, Softmax
+from minires.losses import CategoricalCrossEntropy
+from minires.models.summary import print_summary
+from minires.ops import default as default_ops
+from minires.optimizers import SGD as SGDOptimizer
+from minires.optimizers import Adam as AdamOptimizer
+from minires.optimizers import Optimizer
+from minires.training import evaluate, fit, predict
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with Keras' argument names and defaults; `compile` gives it the parameters."""
+
+    learning_rate: float = 1e-3
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    def bind(self, parameters):
+        betas = (self.beta_1, self.beta_2)
+        return AdamOptimizer(parameters, self.learning_rate, betas=betas, eps=self.epsilon)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """SGD with Keras' argument names and defaults; `compile` gives it the parameters."""
+
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def bind(self, parameters):
+        return SGDOptimizer(
+            parameters, self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
+        )
+
+
+OPTIMIZERS = {"adam": Adam, "sgd": SGD}
+LOSSES = ("categorical_crossentropy", "sparse_categorical_crossentropy")
+
+
+@dataclass(frozen=True)
+class KerasHistory:
+    """What `fit` returns: `history.history["loss"]` and its kin, one number an epoch."""
+
+    history: dict
+    epoch: list
+
+
+class Model:
+    """A network with Keras' methods.
+
+    Parameters
+    ----------
+    inputs, outputs : Tensor
+        From `minires.keras.Input` and from calling layers on it.
+        Instead of both, one minires Layer: `Model(Sequential(...))`.
+    rng : None, int or numpy.random.Generator
+        For the weights and the order of the examples. As in NumPy, None draws from the system's
+        entropy.
+    dtype : float32 or float64
+    ops : module
+        The implementation, such as `minires.ops.reference`.
+
+    Attributes
+    ----------
+    layer : Layer
+        The minires model.
+
+    Examples
+    --------
+    >>> model = Model(Sequential(Flatten(), Dense(64, 10, rng=0), Softmax()), rng=0)
+    >>> _ = model.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> x, y = np.ones((32, 8, 8, 1)), np.zeros(32, int)
+    >>> list(model.fit(x, y, epochs=2, batch_size=16, verbose=0).history)
+    ['loss', 'accuracy']
+    """
+
+    def __init__(self, inputs, outputs=None, *, rng=None, dtype=np.float32, ops=default_ops):
+        self.rng = np.random.default_rng(rng)
+        if isinstance(inputs, Layer) and outputs is None:
+            self.layer = inputs
+        else:
+            dtype = expect_dtype("Model", dtype)
+            self.layer = build(inputs, outputs, {"rng": self.rng, "dtype": dtype, "ops": ops})
+        self.input_shape = getattr(inputs, "shape", (None,))[1:]
+        self.optimizer = self.loss = None
+
+    def compile(self, optimizer="adam", loss="categorical_crossentropy", metrics=None):
+        """Choose how to train.
+
+        Parameters
+        ----------
+        optimizer : str, Adam, SGD or a minires optimiser
+            "adam", "sgd", or an instance.
+        loss : str or object with forward and backward
+            "categorical_crossentropy" for one-hot labels, "sparse_categorical_crossentropy" for
+            class numbers, either on probabilities; or a loss from `minires.losses`.
+        metrics : list, optional
+            ["accuracy"] or nothing; accuracy is measured in any case.
+
+        Returns
+        -------
+        self : Model
+        """
+        for metric in metrics or ():
+            expect_choice("compile", "metrics", metric, ("accuracy", "acc"))
+        if isinstance(optimizer, str):
+            names = list(OPTIMIZERS)
+            optimizer = OPTIMIZERS[expect_choice("compile", "optimizer", optimizer, names)]()
+        if isinstance(optimizer, Adam | SGD):
+            optimizer = optimizer.bind(self.layer.parameters())
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"compile expects an optimizer or its name, got {optimizer!r}")
+        if isinstance(loss, str):
+            expect_choice("compile", "loss", loss, LOSSES)
+            if not ends_in_softmax(self.layer):
+                raise ValueError(
+                    f"compile expects a model that ends in a softmax for the loss {loss!r}, got "
+                    f"one that does not: add it, or pass minires.SoftmaxCrossEntropy()"
+                )
+            loss = CategoricalCrossEntropy()
+        if not callable(getattr(loss, "backward", None)):
+            raise TypeError(f"compile expects a loss or its name, got {loss!r}")
+        self.optimizer, self.loss = optimizer, loss
+        return self
+
+    def fit(
+        self,
+        x,
+        y,
+        batch_size=32,
+        epochs=1,
+        verbose="auto",
+        *,
+        validation_split=0.0,
+        validation_data=None,
+    ):
+        """Train, with the arguments of Keras.
+
+        Parameters
+        ----------
+        x : (N, ...) array
+            Converted to the model's dtype.
+        y : (N,) or (N, 1) int, or (N, K)
+        batch_size, epochs : int
+        verbose : {"auto", 0, 1, 2}
+            0 prints nothing; otherwise a line an epoch, and in a terminal a bar.
+        validation_split : float
+            The share of the examples, taken from the end, that is evaluated after each epoch.
+        validation_data : (x, y), optional
+
+        Returns
+        -------
+        history : KerasHistory
+        """
+        self._expect_compiled("fit")
+        expect_choice("fit", "verbose", verbose, ("auto", 0, 1, 2))
+        epochs = expect_int("fit", "epochs", epochs)
+        split = expect_number("fit", "validation_split", validation_split, at_least=0, below=1)
+        x, y = self._arrays(x, y)
+        validation = self._arrays(*validation_data) if validation_data is not None else None
+        if split and validation is None:
+            kept = int(len(x) * (1 - split))
+            x, y, validation = x[:kept], y[:kept], (x[kept:], y[kept:])
+        history = fit(
+            self.layer,
+            (x, y),
+            self.optimizer,
+            epochs,
+            batch_size=batch_size,
+            loss=self.loss,
+            validation=validation,
+            rng=self.rng,
+            progress=None if verbose else False,
+            on_epoch_end=(lambda epoch: print(describe(epoch))) if verbose else None,
+        )
+        columns = {"loss": "loss", "accuracy": "accuracy"}
+        if validation is not None:
+            columns |= {"val_loss": "test_loss", "val_accuracy": "test_accuracy"}
+        values = {name: history.column(column) for name, column in columns.items()}
+        return KerasHistory(values, list(range(epochs)))
+
+    def evaluate(self, x, y, batch_size=32, verbose=0):
+        """[loss, accuracy] on a set of examples."""
+        self._expect_compiled("evaluate")
+        x, y = self._arrays(x, y)
+        result = evaluate(self.layer, x, y, loss=self.loss, batch_size=batch_size)
+        if verbose:
+            print(f"loss {result.loss:.4f}, accuracy {result.accuracy:.3f}")
+        return list(result)
+
+    def predict(self, x, batch_size=32, verbose=0):
+        """What the model gives for each example, in inference mode."""
+        return predict(self.layer, self._arrays(x)[0], batch_size=batch_size)
+
+    def summary(self):
+        """Print one row a layer."""
+        shape = self.input_shape or getattr(self.layer, "input_shape", None)
+        if not shape:
+            raise ValueError(
+                "summary expects a model with a known input shape, got one made from a layer: "
+                "call minires.summary(model.layer, input_shape)"
+            )
+        print_summary(self.layer, shape)
+
+    def _arrays(self, x, y=None):
+        """Examples in the model's dtype, labels without an empty last axis."""
+        parameters = self.layer.parameters()
+        x = np.asarray(x, parameters[0].dtype if parameters else np.float32)
+        y = None if y is None else np.asarray(y)
+        if y is not None and y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        return x, y
+
+    def _expect_compiled(self, method):
+        if self.optimizer is None:
+            raise RuntimeError(f"{method} expects a compiled model, got none: call compile first")
+
+    def __repr__(self):
+        return f"Model({self.layer!r})"
+
+
+def ends_in_softmax(layer):
+    """Whether the last layer that runs is a Softmax."""
+    while isinstance(layer, Sequential) and len(layer):
+        layer = layer[-1]
+    return isinstance(layer, Softmax)
+
+
+def to_categorical(y, num_classes=None):
+    """Class numbers as one-hot rows: (N,) or (N, 1) int -> (N, K) float32.
+
+    Raises
+    ------
+    ValueError
+        If a class number is no integer, or outside 0..K-1.
+    """
+    y = np.asarray(y)
+    if y.dtype.kind not in "iu":
+        if not (y == np.round(y)).all():
+            raise ValueError(f"to_categorical expects class numbers, got {y.dtype} with fractions")
+        y = y.astype(int)
+    y = y.ravel()
+    K = (
+        int(y.max()) + 1
+        if num_classes is None
+        else expect_int("to_categorical", "num_classes", num_classes)
+    )
+    if y.min() < 0 or y.max() >= K:
+        raise ValueError(f"to_categorical expects classes 0 to {K - 1}, got {y.min()} to {y.max()}")
+    return np.eye(K, dtype=np.float32)[y]
