@@ -99,7 +99,7 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """A straight line from `factor` * schedule(0) up to `schedule`, which starts after `steps` steps."""
+    """`steps` steps in a line from `factor` * schedule(0) to schedule(0), then the schedule."""
 
     schedule: object
     steps: int

@@ -16,7 +16,7 @@ MOVES = 10  # how often a sample is moved off a kink before giving up
 MOVE = 1e-2  # how far: a thousand times the step
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A finding that makes slopes meaningless; carries the rows of the report."""
 
     def __init__(self, *rows):
@@ -112,10 +112,10 @@ def check_gradients(
         raise TypeError(f"{owner} expects at least one float64 array to check, got none")
     values = [target.array.copy() for target in subject.targets]
     gradients = [np.copy(t.gradient()) if t.gradient else None for t in subject.targets]
-    options = dict(h=h, max_entries=max_entries, directions=directions)
+    options = {"h": h, "max_entries": max_entries, "directions": directions}
     try:
         rows = judge(subject, tolerance, options, rng)
-    except Refused as refusal:
+    except RefusedError as refusal:
         rows = refusal.rows
     finally:
         put_back(subject.targets, values, gradients)
@@ -191,7 +191,7 @@ def refuse_other_dtypes(subject):
             )
             rows.append(GradientRow(target.name, "not float64", note=note))
     if rows:
-        raise Refused(*rows)
+        raise RefusedError(*rows)
 
 
 def steady_output(subject, rng):
@@ -199,28 +199,28 @@ def steady_output(subject, rng):
     fresh = subject.fresh_output()
     other = output_elsewhere(subject, rng)  # what the subject keeps from it must not show in y
     if other is None:
-        raise Refused(GradientRow("y", "fail", note="forward returned None"))
+        raise RefusedError(GradientRow("y", "fail", note="forward returned None"))
     first = np.array(subject.forward())
     if subject.wrote_to_input():
-        raise Refused(GradientRow("y", "fail", note="forward wrote to its input"))
+        raise RefusedError(GradientRow("y", "fail", note="forward wrote to its input"))
     second = np.array(subject.forward())
     if first.dtype != np.float64:
         note = f"expected a float64 output for float64 inputs, got {first.dtype}"
-        raise Refused(GradientRow("y", "not float64", note=note))
+        raise RefusedError(GradientRow("y", "not float64", note=note))
     if only_float32(np.asarray(other)):
         note = "the output has no more digits than float32: something inside is not float64"
-        raise Refused(GradientRow("y", "not float64", note=note))
+        raise RefusedError(GradientRow("y", "not float64", note=note))
     if not np.isfinite(first).all():
-        raise Refused(GradientRow("y", "fail", note="forward returned NaN or infinity"))
+        raise RefusedError(GradientRow("y", "fail", note="forward returned NaN or infinity"))
     if not close(first, second):
         note = f"forward returned {apart(first, second)} for the same input"
-        raise Refused(GradientRow("y", "random", note=note))
+        raise RefusedError(GradientRow("y", "random", note=note))
     if fresh is not None and not close(np.asarray(fresh), first):
         note = (
             f"forward returned {apart(np.asarray(fresh), first)} for the same input, before and "
             f"after it had seen another one: it keeps something from earlier calls"
         )
-        raise Refused(GradientRow("y", "random", note=note))
+        raise RefusedError(GradientRow("y", "random", note=note))
     return second
 
 
@@ -241,18 +241,18 @@ def steady_gradients(subject, y, dy):
     given = dy.copy()
     claimed = claim(subject, given)
     if not same(given, dy):
-        raise Refused(GradientRow("dy", "fail", note="backward wrote to dy"))
+        raise RefusedError(GradientRow("dy", "fail", note="backward wrote to dy"))
     again = claim(subject, dy.copy())
     for target, a, b in zip(subject.targets, claimed, again, strict=True):
         if not close(a, b):
             note = "backward returned different values for the same x and dy"
-            raise Refused(GradientRow(target.name, "fail", note=note))
+            raise RefusedError(GradientRow(target.name, "fail", note=note))
     if subject.takes_dy:
         scaled = claim(subject, 1024 * dy)
         for target, a, b in zip(subject.targets, claimed, scaled, strict=True):
             if not close(1024 * a, b):
                 note = "backward is not linear in dy: 1024 dy did not give 1024 times the gradient"
-                raise Refused(GradientRow(target.name, "fail", note=note))
+                raise RefusedError(GradientRow(target.name, "fail", note=note))
     return claimed
 
 
@@ -263,7 +263,7 @@ def claim(subject, dy):
     if len(found) != len(subject.targets):
         names = ", ".join(target.name for target in subject.targets)
         wanted = f"expected {len(subject.targets)} gradients ({names})"
-        raise Refused(GradientRow(names, "fail", note=f"{wanted}, got {len(found)}"))
+        raise RefusedError(GradientRow(names, "fail", note=f"{wanted}, got {len(found)}"))
     pairs = zip(subject.targets, found, strict=True)
     return [well_formed(target, gradient) for target, gradient in pairs]
 
@@ -273,19 +273,19 @@ def well_formed(target, gradient):
     wanted = f"expected a gradient of shape {format_shape(target.array.shape)} and dtype float64"
     if not isinstance(gradient, np.ndarray | np.floating | float):
         note = f"{wanted}, got {type(gradient).__name__}"
-        raise Refused(GradientRow(target.name, "fail", note=note))
+        raise RefusedError(GradientRow(target.name, "fail", note=note))
     gradient = np.array(gradient)
     if gradient.shape != target.array.shape:
         note = f"{wanted}, got {format_shape(gradient.shape)}"
-        raise Refused(GradientRow(target.name, "fail", note=note))
+        raise RefusedError(GradientRow(target.name, "fail", note=note))
     if gradient.dtype != np.float64:
-        raise Refused(
+        raise RefusedError(
             GradientRow(target.name, "not float64", note=f"{wanted}, got {gradient.dtype}")
         )
     if not np.isfinite(gradient).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
         note = f"backward returned NaN or infinity, first at {index}"
-        raise Refused(GradientRow(target.name, "fail", index=index, note=note))
+        raise RefusedError(GradientRow(target.name, "fail", index=index, note=note))
     return gradient
 
 

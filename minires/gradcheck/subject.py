@@ -136,7 +136,7 @@ def make_subject(thing, inputs, *, training, constant, parameters):
     if isinstance(thing, tuple | list) and len(thing) == 2 and all(map(callable, thing)):
         return PairSubject(thing, inputs, constant=constant)
     if callable(getattr(thing, "forward", None)) and callable(getattr(thing, "backward", None)):
-        options = dict(training=training, constant=constant, parameters=parameters)
+        options = {"training": training, "constant": constant, "parameters": parameters}
         return LayerSubject(thing, inputs, **options)
     hint = ": check an instance, not the class" if isinstance(thing, type) else ""
     raise TypeError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minires import optimizers
 from minires.checks import expect_choice, expect_dtype, expect_int, expect_number
 from minires.core import Layer
 from minires.history import describe
@@ -12,9 +13,6 @@ from minires.layers import Sequential, Softmax
 from minires.losses import CategoricalCrossEntropy
 from minires.models.summary import print_summary
 from minires.ops import default as default_ops
-from minires.optimizers import SGD as SGDOptimizer
-from minires.optimizers import Adam as AdamOptimizer
-from minires.optimizers import Optimizer
 from minires.training import evaluate, fit, predict
 
 
@@ -29,7 +27,7 @@ class Adam:
 
     def bind(self, parameters):
         betas = (self.beta_1, self.beta_2)
-        return AdamOptimizer(parameters, self.learning_rate, betas=betas, eps=self.epsilon)
+        return optimizers.Adam(parameters, self.learning_rate, betas=betas, eps=self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class SGD:
     nesterov: bool = False
 
     def bind(self, parameters):
-        return SGDOptimizer(
+        return optimizers.SGD(
             parameters, self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
         )
 
@@ -121,7 +119,7 @@ class Model:
             optimizer = OPTIMIZERS[expect_choice("compile", "optimizer", optimizer, names)]()
         if isinstance(optimizer, Adam | SGD):
             optimizer = optimizer.bind(self.layer.parameters())
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, optimizers.Optimizer):
             raise TypeError(f"compile expects an optimizer or its name, got {optimizer!r}")
         if isinstance(loss, str):
             expect_choice("compile", "loss", loss, LOSSES)
@@ -253,11 +251,7 @@ def to_categorical(y, num_classes=None):
             raise ValueError(f"to_categorical expects class numbers, got {y.dtype} with fractions")
         y = y.astype(int)
     y = y.ravel()
-    K = (
-        int(y.max()) + 1
-        if num_classes is None
-        else expect_int("to_categorical", "num_classes", num_classes)
-    )
+    K = expect_int("to_categorical", "num_classes", num_classes or int(y.max()) + 1)
     if y.min() < 0 or y.max() >= K:
         raise ValueError(f"to_categorical expects classes 0 to {K - 1}, got {y.min()} to {y.max()}")
     return np.eye(K, dtype=np.float32)[y]

@@ -1,4 +1,4 @@
-"""The Keras network of the article that minires grew from: 18 identical blocks, no ReLU after the sum."""
+"""The Keras network that minires grew from: 18 identical blocks, no ReLU after the sum."""
 
 import numpy as np
 

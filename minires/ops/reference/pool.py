@@ -40,7 +40,7 @@ def maxpool2d_forward(x, *, kernel_size, stride, padding=0):
     cache : MaxPoolCache
         Ties go to the first cell in reading order.
     """
-    N, H, W, C = x.shape
+    _, H, W, _ = x.shape
     window = pool_window("maxpool2d", (H, W), kernel_size, stride, padding)
     cells = flat_cells(windows(pad(x, window.padding, -np.inf), window))  # (N, OH, OW, KH*KW, C)
     winner = cells.argmax(axis=3)
@@ -86,7 +86,7 @@ def avgpool2d_forward(x, *, kernel_size, stride, padding=0, count_include_pad=Tr
     y : (N, OH, OW, C)
     cache : AvgPoolCache
     """
-    N, H, W, C = x.shape
+    _, H, W, _ = x.shape
     window = pool_window("avgpool2d", (H, W), kernel_size, stride, padding)
     ones = pad(np.ones((1, H, W, 1), x.dtype), window.padding, int(count_include_pad))
     count = windows(ones, window).sum(axis=(3, 4))  # (1, OH, OW, 1)

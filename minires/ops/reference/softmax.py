@@ -4,7 +4,7 @@ import numpy as np
 
 
 def softmax_forward(x):
-    """p = exp(x) / sum exp(x), with the largest x of each row taken off first, so nothing overflows.
+    """p = exp(x) / sum exp(x); the largest x of each row is taken off, so nothing overflows.
 
     Parameters
     ----------
