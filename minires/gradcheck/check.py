@@ -207,11 +207,11 @@ def steady_output(subject, rng):
     if first.dtype != np.float64:
         note = f"expected a float64 output for float64 inputs, got {first.dtype}"
         raise RefusedError(GradientRow("y", "not float64", note=note))
+    if not np.isfinite(first).all():
+        raise RefusedError(GradientRow("y", "fail", note="forward returned NaN or infinity"))
     if only_float32(np.asarray(other)):
         note = "the output has no more digits than float32: something inside is not float64"
         raise RefusedError(GradientRow("y", "not float64", note=note))
-    if not np.isfinite(first).all():
-        raise RefusedError(GradientRow("y", "fail", note="forward returned NaN or infinity"))
     if not close(first, second):
         note = f"forward returned {apart(first, second)} for the same input"
         raise RefusedError(GradientRow("y", "random", note=note))

@@ -135,7 +135,8 @@ def make_subject(thing, inputs, *, training, constant, parameters):
     """
     if isinstance(thing, tuple | list) and len(thing) == 2 and all(map(callable, thing)):
         return PairSubject(thing, inputs, constant=constant)
-    if callable(getattr(thing, "forward", None)) and callable(getattr(thing, "backward", None)):
+    methods = (getattr(thing, name, None) for name in ("forward", "backward"))
+    if all(map(callable, methods)) and not isinstance(thing, type):
         options = {"training": training, "constant": constant, "parameters": parameters}
         return LayerSubject(thing, inputs, **options)
     hint = ": check an instance, not the class" if isinstance(thing, type) else ""

@@ -1,0 +1,364 @@
+"""For people's own tests: the promises every layer keeps, and Hypothesis strategies for shapes.
+
+    from minires.testing import assert_layer_contract
+
+    def test_my_layer():
+        assert_layer_contract(MyLayer(), x)
+
+`CONTRACT` is the list of promises; each is a function (layer, x) that raises AssertionError.
+Needs Hypothesis: pip install "minires[test]".
+"""
+
+import copy
+import pickle
+
+import numpy as np
+
+from minires.core import Observer, observe, retain_caches
+from minires.gradcheck import assert_gradients, check_gradients
+
+try:
+    from hypothesis import strategies as st
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        'minires.testing expects Hypothesis to be installed: pip install "minires[test]"'
+    ) from error
+
+__all__ = [
+    "CONTRACT",
+    "array_layouts",
+    "assert_adjoint",
+    "assert_gradients",
+    "assert_layer_contract",
+    "assert_within_rounding",
+    "check_gradients",
+    "convolutions",
+    "image_shapes",
+    "normal_arrays",
+    "paddings",
+    "pools",
+    "strides",
+]
+
+# ---- Hypothesis strategies
+
+
+def image_shapes(max_batch=3, max_size=8, max_channels=4):
+    """(N, H, W, C), each at least 1; H and W differ as often as not."""
+    sizes = st.integers(1, max_size)
+    return st.tuples(st.integers(1, max_batch), sizes, sizes, st.integers(1, max_channels))
+
+
+def strides(largest=3):
+    """An int, or a pair of ints that may differ, from 1 to `largest`."""
+    one = st.integers(1, largest)
+    return st.one_of(one, st.tuples(one, one))
+
+
+def paddings(largest=2):
+    """Every accepted form: int, pair, ((top, bottom), (left, right)), "same" and "valid"."""
+    one = st.integers(0, largest)
+    pair = st.tuples(one, one)
+    return st.one_of(one, pair, st.tuples(pair, pair), st.sampled_from(["same", "valid"]))
+
+
+def array_layouts():
+    """A function that returns an equal array with another memory layout.
+
+    C order, Fortran order, every second element of a larger array, negative strides, read-only.
+    """
+    return st.sampled_from([np.ascontiguousarray, np.asfortranarray, sliced, backwards, read_only])
+
+
+def sliced(a):
+    """`a` as every second element of a larger array."""
+    wide = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
+    wide[..., ::2] = a
+    return wide[..., ::2]
+
+
+def backwards(a):
+    """`a` with a negative stride in every axis."""
+    turned = tuple(slice(None, None, -1) for _ in a.shape)
+    return np.ascontiguousarray(a[turned])[turned]
+
+
+def read_only(a):
+    """A copy of `a` that cannot be written to."""
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+@st.composite
+def normal_arrays(draw, shape, dtype=np.float64):
+    """Standard normal numbers of a shape, in any memory layout."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    a = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    return draw(array_layouts())(a)
+
+
+@st.composite
+def convolutions(draw, max_kernel=3, max_filters=4):
+    """A convolution that fits: {"x_shape", "w_shape", "stride", "padding", "dilation", "groups"}.
+
+    Includes 1x1 kernels, kernels as large as the image, and images that the stride does not divide.
+    """
+    groups = draw(st.integers(1, 2))
+    C = groups * draw(st.integers(1, 2))
+    F = groups * draw(st.integers(1, max(1, max_filters // groups)))
+    KH, KW = draw(st.integers(1, max_kernel)), draw(st.integers(1, max_kernel))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    H = dilation[0] * (KH - 1) + 1 + draw(st.integers(0, 4))
+    W = dilation[1] * (KW - 1) + 1 + draw(st.integers(0, 4))
+    return {
+        "x_shape": (draw(st.integers(1, 2)), H, W, C),
+        "w_shape": (KH, KW, C // groups, F),
+        "stride": draw(strides()),
+        "padding": draw(paddings()),
+        "dilation": dilation,
+        "groups": groups,
+    }
+
+
+@st.composite
+def pools(draw, max_kernel=3):
+    """A pooling that fits: {"x_shape", "kernel_size", "stride", "padding"}."""
+    KH, KW = draw(st.integers(1, max_kernel)), draw(st.integers(1, max_kernel))
+    H, W = KH + draw(st.integers(0, 4)), KW + draw(st.integers(0, 4))
+    sides = [st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)) for k in (KH, KW)]
+    return {
+        "x_shape": (draw(st.integers(1, 2)), H, W, draw(st.integers(1, 3))),
+        "kernel_size": (KH, KW),
+        "stride": draw(strides()),
+        "padding": draw(st.one_of(st.tuples(*sides), st.sampled_from(["same", "valid"]))),
+    }
+
+
+# ---- assertions
+
+
+def assert_adjoint(forward, transpose, x, g, rtol=1e-13):
+    """<A x, g> = <x, A^T g> for a linear `forward` A and its `transpose`, without differences.
+
+    Parameters
+    ----------
+    forward, transpose : callable
+        Array to array.
+    x, g : float64 arrays
+        Inputs of the one and of the other.
+    rtol : float
+        Relative to the sum of the absolute values of all products.
+    """
+    y, dx = forward(x), transpose(g)
+    left, right = float((y * g).sum()), float((x * dx).sum())
+    terms = max(float(np.abs(y * g).sum()), float(np.abs(x * dx).sum()))
+    assert abs(left - right) <= rtol * terms, f"<A x, g> is {left!r}, <x, A^T g> is {right!r}"
+
+
+def assert_within_rounding(actual, desired, terms, units=8):
+    """Each number is within `units` roundings of the sum of the absolute values that made it.
+
+    Parameters
+    ----------
+    actual : float32 or float64 array
+        Its dtype gives the size of a rounding.
+    desired : array
+        The truth, in float64.
+    terms : array
+        For each number, the sum of the absolute values of the terms it is a sum of.
+    units : float
+    """
+    bound = units * np.finfo(actual.dtype).eps * np.broadcast_to(terms, actual.shape)
+    off = np.abs(actual - desired)
+    assert actual.shape == np.shape(desired), f"shapes {actual.shape} and {np.shape(desired)}"
+    assert (off <= bound).all(), (
+        f"off by up to {np.max(off / np.where(bound > 0, bound, 1)) * units:.1f} roundings of the "
+        f"sum of absolute terms, {units} allowed"
+    )
+
+
+def assert_layer_contract(layer, x, *, allow_vacuous=()):
+    """All promises of `CONTRACT`, for a `minires.Layer` and an input.
+
+    Parameters
+    ----------
+    layer : Layer
+        With float64 Parameters, if any; not changed.
+    x : float64 array
+    allow_vacuous : collection of str
+        Parameters whose gradient is truly 0, such as a bias in front of a batch norm.
+    """
+    gradients_are_right(layer, x, allow_vacuous=allow_vacuous)
+    for promise in CONTRACT:
+        if promise is not gradients_are_right:
+            promise(layer, x)
+
+
+# ---- the promises: each works on copies, so that they can run in any order
+
+
+def gradients_are_right(layer, x, allow_vacuous=()):
+    """Of the input and of every Parameter, in training and in inference mode."""
+    for training in (True, False):
+        assert_gradients(layer, x, training=training, allow_vacuous=allow_vacuous)
+
+
+def float32_stays_float32(layer, x):
+    """Output, dx, gradients and state have the dtype of the input."""
+    layer = layer.astype(np.float32)
+    y, dx, grads = run(layer, x.astype(np.float32))
+    state = [a for _, part in layer.named_layers() for a in vars(part).values()]
+    arrays = [y, dx, *grads] + [a for a in state if isinstance(a, np.ndarray)]
+    dtypes = {a.dtype for a in arrays}
+    assert dtypes == {np.dtype(np.float32)}, f"found {sorted(map(str, dtypes))}"
+
+
+def layout_does_not_matter(layer, x):
+    """Fortran order, slices, negative strides and read-only arrays give the same numbers."""
+    expected = run(copy.deepcopy(layer), x)
+    for layout in (np.asfortranarray, sliced, backwards, read_only):
+        got = run(copy.deepcopy(layer), layout(x), layout)
+        for a, b in zip(flat(expected), flat(got), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12, err_msg=layout.__name__)
+
+
+def arguments_are_left_alone(layer, x):
+    """Neither x nor dy is written to."""
+    layer, given = copy.deepcopy(layer), x.copy()
+    y = layer.forward(given, training=True)
+    dy = some_dy(y)
+    upstream = dy.copy()
+    layer.backward(upstream)
+    np.testing.assert_array_equal(given, x, err_msg="forward or backward wrote to x")
+    np.testing.assert_array_equal(upstream, dy, err_msg="backward wrote to dy")
+
+
+def gradients_accumulate(layer, x):
+    """A second pass adds the same again."""
+    layer = copy.deepcopy(layer)
+    start = layer.snapshot()
+    _, _, once = run(layer, x)
+    once = [grad.copy() for grad in once]
+    layer.restore(start)
+    _, _, twice = run(layer, x)
+    for a, b in zip(once, twice, strict=True):
+        np.testing.assert_allclose(b, 2 * a, rtol=1e-12, atol=1e-300)
+
+
+def observing_changes_no_bit(layer, x):
+    """Outputs, dx and gradients are the same with an observer, which sees both passes."""
+    expected = run(copy.deepcopy(layer), x)
+    watched, seen = copy.deepcopy(layer), []
+
+    class Watch(Observer):
+        def after_forward(self, layer, x, y, training):
+            seen.append((layer, "forward"))
+
+        def after_backward(self, layer, dy, dx):
+            seen.append((layer, "backward"))
+
+    with observe(watched, Watch()):
+        got = run(watched, x)
+    for a, b in zip(flat(expected), flat(got), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert {(watched, "forward"), (watched, "backward")} <= set(seen), "a pass was not observed"
+    assert all(not part.observers for _, part in watched.named_layers()), "observer left behind"
+
+
+def one_backward_per_forward(layer, x):
+    """Backward before forward and a second backward are refused; retained caches allow it."""
+    layer = copy.deepcopy(layer)
+    refuses(RuntimeError, "forward before it", lambda: layer.backward(x))
+    y = run(layer, x)[0]
+    refuses(RuntimeError, "forward before it", lambda: layer.backward(some_dy(y)))
+    with retain_caches(layer):
+        y = layer.forward(x)
+        first, second = layer.backward(some_dy(y)), layer.backward(some_dy(y))
+        np.testing.assert_array_equal(first, second)
+    refuses(RuntimeError, "forward before it", lambda: layer.backward(some_dy(y)))
+
+
+def wrong_dy_is_refused(layer, x):
+    """A dy of another shape or dtype is refused, and the right one still accepted."""
+    layer = copy.deepcopy(layer)
+    y = layer.forward(x, training=True)
+    dy = some_dy(y)
+    refuses(ValueError, "expects dy of shape", lambda: layer.backward(dy[:-1]))
+    refuses(ValueError, "expects dy of dtype", lambda: layer.backward(dy.astype(np.float32)))
+    layer.backward(dy)
+
+
+def wrong_x_is_refused(layer, x):
+    """No array, integers, an empty batch and a mixed dtype are refused; nothing changes."""
+    layer = copy.deepcopy(layer)
+    before = pickle.dumps(layer)
+    refuses(TypeError, "NumPy array", lambda: layer.forward(x.tolist(), training=True))
+    refuses(ValueError, "dtype", lambda: layer.forward(x.astype(int), training=True))
+    refuses(ValueError, "empty", lambda: layer.forward(x[:0], training=True))
+    if layer.parameters():
+        single = x.astype(np.float32)
+        refuses(ValueError, "dtype float64", lambda: layer.forward(single, training=True))
+    assert pickle.dumps(layer) == before, "a refused input changed the layer"
+
+
+def inference_changes_nothing(layer, x):
+    """Without training=True the same input gives the same output and no state moves."""
+    layer = copy.deepcopy(layer)
+    before = pickle.dumps(layer)
+    first, second = layer.forward(x), layer.forward(x)
+    np.testing.assert_array_equal(first, second)
+    assert pickle.dumps(layer) == before, "inference changed the layer"
+
+
+def copies_are_equal(layer, x):
+    """Deep copies and pickles give the same numbers, and share nothing with the original."""
+    expected = layer.astype(np.float64).forward(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        np.testing.assert_array_equal(twin.forward(x), expected)
+        for mine, its in zip(layer.parameters(), twin.parameters(), strict=True):
+            assert not np.shares_memory(mine.value, its.value)
+
+
+CONTRACT = [
+    gradients_are_right,
+    float32_stays_float32,
+    layout_does_not_matter,
+    arguments_are_left_alone,
+    gradients_accumulate,
+    observing_changes_no_bit,
+    one_backward_per_forward,
+    wrong_dy_is_refused,
+    wrong_x_is_refused,
+    inference_changes_nothing,
+    copies_are_equal,
+]
+
+
+def run(layer, x, layout=np.ascontiguousarray):
+    """y, dx and the gradients of one training pass with a random dy."""
+    y = layer.forward(x, training=True)
+    dx = layer.backward(layout(some_dy(y)))
+    return y, dx, [parameter.grad for parameter in layer.parameters()]
+
+
+def flat(result):
+    """y, dx and the gradients in one list."""
+    y, dx, grads = result
+    return [y, dx, *grads]
+
+
+def some_dy(y):
+    """A random upstream gradient, never all ones: a sum has no gradient through batch norm."""
+    return np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+
+
+def refuses(kind, part, call):
+    """Assert that `call()` raises `kind` with `part` in its message."""
+    try:
+        call()
+    except kind as error:
+        message = str(error)
+    else:
+        raise AssertionError(f"expected {kind.__name__} ({part}), got no error")
+    assert part in message, f"expected {part!r} in the message, got {message!r}"

@@ -1,0 +1,26 @@
+"""Hypothesis: 200 examples a test, the same in every run, and no deadline on a busy machine."""
+
+import os
+
+# one BLAS thread: the arrays of the tests are small, and two pools on two cores only get in the way
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import hypothesis
+import numpy as np
+import pytest
+
+hypothesis.settings.register_profile(
+    "minires",
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("minires")
+
+
+@pytest.fixture
+def rng():
+    """A generator that starts the same in every test."""
+    return np.random.default_rng(0)
