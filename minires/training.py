@@ -86,7 +86,9 @@ def train_step(model, loss, optimizer, x, labels, *, clip_norm=None):
                 norm = clip_gradients(optimizer.parameters, clip_norm)
             if not (math.isfinite(value) and math.isfinite(norm)):
                 model.restore(before)
-                raise find_non_finite(model, loss, x, labels, optimizer.steps + 1)
+                error = find_non_finite(model, loss, x, labels, optimizer.steps + 1)
+                optimizer.zero_grad()
+                raise error
     except BaseException:
         model.restore(before)
         raise

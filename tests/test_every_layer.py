@@ -1,7 +1,10 @@
 """The common battery: every promise of `minires.testing.CONTRACT`, for every sample layer."""
 
+import pickle
+
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from minires import ops
 from minires.gradcheck import assert_gradients
@@ -40,3 +43,10 @@ def test_every_layer_draws_itself(name):
     layer, _ = layer_samples()[name]
     assert repr(layer).startswith(type(layer).__name__ + "(")
     assert "object at" not in repr(layer)
+
+
+@pytest.mark.parametrize("name", layer_samples())
+def test_every_layer_can_be_pickled(name, rng):
+    layer, shape = layer_samples()[name]
+    x = rng.standard_normal(shape)
+    assert_array_equal(pickle.loads(pickle.dumps(layer)).forward(x), layer.forward(x))

@@ -251,7 +251,8 @@ def to_categorical(y, num_classes=None):
             raise ValueError(f"to_categorical expects class numbers, got {y.dtype} with fractions")
         y = y.astype(int)
     y = y.ravel()
-    K = expect_int("to_categorical", "num_classes", num_classes or int(y.max()) + 1)
-    if y.min() < 0 or y.max() >= K:
-        raise ValueError(f"to_categorical expects classes 0 to {K - 1}, got {y.min()} to {y.max()}")
+    K = int(y.max()) + 1 if num_classes is None else num_classes
+    if not len(y) or y.min() < 0 or y.max() >= K:
+        came = f"{y.min()} to {y.max()}" if len(y) else "none"
+        raise ValueError(f"to_categorical expects classes from 0 to {K - 1}, got {came}")
     return np.eye(K, dtype=np.float32)[y]

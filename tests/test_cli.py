@@ -1,0 +1,208 @@
+"""The command line: what it prints and writes, and one line for every mistake."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from minires.cli import main
+from minires.models import BUILDERS
+
+LAYER = """
+import numpy as np
+
+class Good:
+    def forward(self, x):
+        self.x = x
+        return x ** 3
+    def backward(self, dy):
+        return 3 * self.x ** 2 * dy
+
+class Wrong(Good):
+    def backward(self, dy):
+        return self.x ** 2 * dy
+
+class NeedsArgument(Good):
+    def __init__(self, size):
+        pass
+
+class Crashes(Good):
+    def forward(self, x):
+        return x @ np.ones((7, 7))
+
+def make():
+    return Good()
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def layer_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(LAYER)
+    return path
+
+
+def test_the_demo_writes_two_pictures_and_the_history_and_says_what_was_seen(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    for network in ("plain-8", "residual-8", "plain-56", "residual-56", "plain-56 without norm"):
+        assert f"\n{network}" in out
+    assert "test accuracy" in out
+    assert "Batch norm turns vanishing into exploding, and the identity path cures both" in out
+    for name in ("gradient_norms.png", "training.png"):
+        with Image.open(tmp_path / "demo" / name) as picture:
+            assert min(picture.size) > 500
+            assert len(picture.convert("L").getcolors(256)) > 20  # not blank
+    with (tmp_path / "demo" / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["network"] for row in rows] == [
+        "plain-8",
+        "residual-8",
+        "plain-56",
+        "residual-56",
+    ]
+    assert all(float(row["loss"]) > 0 for row in rows)
+
+
+def test_the_demo_says_so_if_the_data_do_not_show_the_theory():
+    from minires.cli.demo import Run, sentence
+    from minires.flow import GradientNorm
+    from minires.history import Epoch, History
+
+    flat = [GradientNorm(i, "w", 1.0) for i in range(1, 5)]
+    history = History([Epoch(1, 1, 0.5, 0.5, 0.5, 0.5, 0.1, 1.0)])
+    names = ("plain-8", "residual-8", "plain-56", "residual-56")
+    runs = {name: Run(flat, flat, history) for name in names}
+    bare = {f"{kind}-56 without norm": flat for kind in ("plain", "residual")}
+    text = sentence(runs, bare)
+    assert text.startswith("Not the textbook's picture")
+    assert "does not vanish" in text
+    assert "does not explode" in text
+
+
+def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
+    losses = []
+    for name in ("a", "b"):
+        options = "--model resnet8 --data digits --epochs 1 --optimizer sgd --lr 0.05"
+        more = "--weight-decay 1e-4 --schedule one-cycle --batch-size 100 --seed 3 --shortcut B"
+        folder = tmp_path / name
+        assert main(["train", *options.split(), *more.split(), "--out", str(folder)]) == 0
+        assert {p.name for p in folder.iterdir()} == {
+            "recipe.json",
+            "history.csv",
+            "history.jsonl",
+            "curves.png",
+        }
+        recipe = json.loads((folder / "recipe.json").read_text())
+        assert (recipe["model"], recipe["lr"], recipe["seed"]) == ("resnet8", 0.05, 3)
+        losses.append(json.loads((folder / "history.jsonl").read_text())["loss"])
+    assert losses[0] == losses[1]
+    assert "epoch 1: loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["resnet20", "plain8", "article_resnet", "resnet18"])
+def test_summary_prints_any_model(name, capsys):
+    assert main(["summary", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("path")
+    assert lines[-1].startswith("total")
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_summary_takes_a_size_and_a_number_of_classes(capsys):
+    assert main(["summary", "resnet8", "--input-shape", "8,8,1", "--classes", "3"]) == 0
+    assert "fc" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_check_goes_through_every_layer(capsys):
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "gradients of every layer of minires: right" in out
+    for name in ("Conv2d: weight", "BatchNorm2d, inference: x", "SoftmaxCrossEntropy: logits"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"), [("Good", 0, "right"), ("make", 0, "right"), ("Wrong", 1, "fail")]
+)
+def test_check_of_a_users_own_layer(layer_file, name, code, words, capsys):
+    assert main(["check", f"{layer_file}:{name}", "--input-shape", "3,4"]) == code
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["summary"], ["check"]])
+def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 40
+    assert f"example: minires {' '.join(command)}" in out
+
+
+MISTAKES = [
+    ([], "required: COMMAND"),
+    (["fly"], "invalid choice: 'fly'"),
+    (["demo", "--quick"], "unrecognized arguments: --quick"),
+    (["demo", "--epochs", "0"], "expected an integer >= 1, got '0'"),
+    (["demo", "--epochs", "two"], "expected an integer >= 1, got 'two'"),
+    (["demo", "--seed", "-1"], "expected an integer >= 0, got '-1'"),
+    (["demo", "--out", "{file}"], "expected a folder to write to, got"),
+    (["demo", "--out", "{file}/below"], "expected a folder to write to, got"),
+    (["train"], "required: --model"),
+    (["train", "--model", "resnet21"], "expected --model to be one of resnet8"),
+    (["train", "--model", "resnet8", "--data", "imagenet"], "invalid choice: 'imagenet'"),
+    (["train", "--model", "resnet8", "--lr", "fast"], "expected a number >= 0, got 'fast'"),
+    (["train", "--model", "resnet8", "--lr", "nan"], "expected a number >= 0, got 'nan'"),
+    (["train", "--model", "resnet8", "--optimizer", "lion"], "invalid choice: 'lion'"),
+    (["train", "--model", "resnet8", "--batch-size", "0"], "expected an integer >= 1"),
+    (["train", "--model", "article_resnet"], "images of at least 13x13, got 8x8"),
+    (["train", "--model", "article_resnet", "--data", "shapes", "--no-norm"], "neither"),
+    (["train", "--model", "resnet8", "--out", "{file}"], "expected a folder to write to"),
+    (["summary"], "required: MODEL"),
+    (["summary", "alexnet"], "got 'alexnet'"),
+    (["summary", "resnet8", "--input-shape", "32x32"], "expected sizes such as 32,32,3"),
+    (["summary", "resnet8", "--input-shape", "32,32"], "expects input_shape (H, W, C)"),
+    (["summary", "article_resnet", "--input-shape", "4,4,3"], "at least 13x13, got 4x4"),
+    (["check", "mine"], "expected FILE.py:NAME, got 'mine'"),
+    (["check", "nowhere.py:Layer"], "expected a Python file, got 'nowhere.py'"),
+    (["check", "{layer}:Missing"], "expected a class or function 'Missing'"),
+    (["check", "{layer}:constant"], "expected a class or function 'constant'"),
+    (["check", "{layer}:NeedsArgument"], "raised TypeError"),
+    (["check", "{layer}:Crashes"], "raised ValueError"),
+    (["check", "{broken}:Layer"], "raised SyntaxError"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_a_mistake_gets_one_line_on_stderr_and_code_2(arguments, words, layer_file, capsys):
+    (layer_file.parent / "broken.py").write_text("class Layer(:\n")
+    (layer_file.parent / "file").write_text("")
+    places = {
+        "file": layer_file.parent / "file",
+        "layer": layer_file,
+        "broken": layer_file.parent / "broken.py",
+    }
+    code = main([a.format(**places) for a in arguments])
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert captured.err.startswith("minires")
+
+
+def test_python_m_minires_is_the_same_command():
+    run = [sys.executable, "-m", "minires", "--version"]
+    result = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("minires 0.")
+
+
+def test_the_model_names_are_in_the_help_of_summary(capsys):
+    main(["summary", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(name in out for name in BUILDERS)

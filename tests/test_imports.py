@@ -1,0 +1,88 @@
+"""The floors of the house: a module imports from its own floor or from below."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import minires
+
+PACKAGE = Path(minires.__file__).parent
+FLOORS = [
+    {"checks"},
+    {"ops", "data"},
+    {"core", "initializers"},
+    {"layers"},
+    {"losses", "models"},
+    {"gradcheck", "optimizers", "schedules", "history", "samples"},
+    {"flow", "training"},
+    {"testing", "plots", "keras"},
+    {"cli", "__main__"},
+]
+FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+
+
+def modules():
+    """[(floor's name, path, imported module names)] of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part != "__init__":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            yield part, path, [name for node in ast.walk(tree) for name in imported(node)]
+
+
+def imported(node):
+    """Full names of the modules that an import statement may load."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def test_every_module_has_a_floor():
+    assert {part for part, _, _ in modules()} == set(FLOOR_OF)
+
+
+def test_imports_point_down():
+    for part, path, names in modules():
+        for name in names:
+            pieces = name.split(".")
+            if pieces[0] == "minires" and len(pieces) > 1 and pieces[1] in FLOOR_OF:
+                assert FLOOR_OF[pieces[1]] <= FLOOR_OF[part], f"{path} imports {name} from above"
+
+
+def test_inside_the_package_nothing_is_imported_from_the_root_but_modules_and_the_version():
+    for _, path, _ in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "minires":
+                names = {alias.name for alias in node.names}
+                assert names <= set(FLOOR_OF) | {"__version__"}, f"{path} imports {names}"
+
+
+def test_only_plots_imports_matplotlib():
+    found = {
+        part
+        for part, _, names in modules()
+        if any(name.split(".")[0] == "matplotlib" for name in names)
+    }
+    assert found == {"plots"}
+
+
+def test_ops_and_data_know_numpy_and_no_parameter():
+    for part, path, names in modules():
+        if part in ("ops", "data"):
+            roots = {name.split(".")[0] for name in names}
+            assert roots <= {"minires", "numpy", "typing", "dataclasses", "importlib"}, path
+
+
+def test_importing_minires_loads_neither_matplotlib_nor_numba_nor_hypothesis():
+    code = "import minires, sys; print(*sys.modules)"
+    run = [sys.executable, "-c", code]
+    loaded = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"matplotlib", "numba", "hypothesis"} & set(loaded)
+
+
+def test_every_public_name_is_there():
+    for name in minires.__all__:
+        assert getattr(minires, name) is not None

@@ -1,0 +1,55 @@
+"""The README's code runs as it stands, and its commands are those of the package."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import minires
+from minires.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_python_block_runs_in_order(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 4
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    names["test_square"]()
+    out = capsys.readouterr().out
+    assert "epoch 2: loss" in out
+    assert "conv.weight" in out
+    assert "fail" in out
+
+
+def test_the_two_commands_are_there_word_by_word():
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    assert blocks == ["pip install . && minires demo\n", 'pip install -e ".[test]" && pytest\n']
+
+
+@pytest.mark.parametrize("command", re.findall(r"\| `minires (\w+)", README))
+def test_every_command_that_the_readme_names_has_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"usage: minires {command}" in capsys.readouterr().out
+
+
+def test_every_local_link_leads_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_path_that_the_docs_name_exists():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for path in re.findall(r"`((?:minires|tests|docs)/[\w/.]+)", page.read_text("utf-8")):
+            if not path.startswith("minires_"):
+                assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_the_changelog_knows_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {minires.__version__}" in changelog
