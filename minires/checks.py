@@ -92,8 +92,8 @@ def expect_dtype(owner, dtype):
     try:
         found = np.dtype(dtype)
     except TypeError:
-        found = None
-    if found not in FLOATS:
+        found = np.dtype(object)
+    if dtype is None or found not in FLOATS:
         raise ValueError(f"{owner} expects dtype float32 or float64, got {dtype!r}")
     return found
 

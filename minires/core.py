@@ -29,7 +29,7 @@ class Parameter:
     Attributes
     ----------
     value, grad : arrays of the same shape and dtype
-        Backward passes add to `grad`; `optimizer.zero_grad()` sets it to 0.
+        Setting them copies. Backward passes add to `grad`; `optimizer.zero_grad()` sets it to 0.
     """
 
     def __init__(self, value, role="weight"):
@@ -56,6 +56,8 @@ class Parameter:
 
     def _same_kind(self, name, new):
         old = self._value
+        if new is old or new is self._grad:  # as after `grad += ...`
+            return new
         if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
             came = (
                 f"{format_shape(new.shape)} {new.dtype}"
@@ -66,7 +68,7 @@ class Parameter:
                 f"Parameter expects {name} of shape and dtype {format_shape(old.shape)} "
                 f"{old.dtype}, got {came}"
             )
-        return new
+        return np.array(new, order="C")
 
     @property
     def shape(self):
@@ -101,7 +103,30 @@ class Observer:
         """`layer` has turned the upstream gradient `dy` into `dx`."""
 
 
-class Layer:
+class Copyable:
+    """What can be copied and pickled though it holds a module as `ops`, without what is passing."""
+
+    passing = ()  # attributes that a copy starts without
+
+    def __getstate__(self):
+        """Modules go by name."""
+        return {
+            name: ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
+            for name, value in vars(self).items()
+            if name not in self.passing
+        }
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            module = isinstance(value, ModuleName)
+            vars(self)[name] = importlib.import_module(value) if module else value
+
+
+class ModuleName(str):
+    """The name of a module, in the state of a pickled or copied layer."""
+
+
+class Layer(Copyable):
     """A differentiable step: forward takes x to y; backward takes dy to dx and adds to each grad.
 
     A subclass writes `_forward(x, training) -> y, cache` and `_backward(dy, cache) -> dx`, and may
@@ -112,6 +137,7 @@ class Layer:
     observers = ()  # empty unless `observe` attached one
     _cache = None  # what _forward returned, until the backward pass has used it
     _retained = False  # whether a backward pass leaves the cache in place
+    passing = ("_cache", "_retained", "observers")
 
     # ---- the maths, written by each layer
 
@@ -136,23 +162,30 @@ class Layer:
         training : bool
             Whether batch norm uses the batch's statistics, dropout drops, and both remember it.
 
+        Returns
+        -------
+        y : array
+            Leave it as it is until the backward pass has run: it may be what the layer keeps, and
+            it may share memory with x.
+
         Raises
         ------
         TypeError, ValueError
-            If x is no array, or of the wrong shape or dtype. Nothing has changed then.
+            If x is no array, or of the wrong shape or dtype. Parameters and state are as they
+            were then; what an earlier forward kept is gone.
         """
         self._cache = None
         self._check(x)
         before = self.snapshot() if training else None
         try:
             y, cache = self._forward(x, training)
+            for observer in self.observers:
+                observer.after_forward(self, x, y, training)
         except BaseException:
             if training:
                 self.restore(before)
             raise
         self._cache = cache, y.shape, y.dtype
-        for observer in self.observers:
-            observer.after_forward(self, x, y, training)
         return y
 
     def backward(self, dy):
@@ -191,6 +224,17 @@ class Layer:
         return dx
 
     # ---- what is inside
+
+    def __setattr__(self, name, value):
+        """Set an attribute; refuse layers in a list, where nobody would find them."""
+        if isinstance(value, list | tuple | dict) and not name.startswith("_"):
+            parts = value.values() if isinstance(value, dict) else value
+            if any(isinstance(part, Layer | Parameter) for part in parts):
+                raise TypeError(
+                    f"{type(self).__name__} expects layers and Parameters as attributes of their "
+                    f"own, or in a Sequential, got a {type(value).__name__} of them as {name}"
+                )
+        super().__setattr__(name, value)
 
     def children(self):
         """[(name, layer)] of the layers directly inside."""
@@ -237,27 +281,15 @@ class Layer:
     def astype(self, dtype):
         """A copy of the layer in another dtype: float32 to train, float64 to check gradients."""
         dtype = expect_dtype(type(self).__name__, dtype)
-        twin = copy.deepcopy(self)
+        twin, converted = copy.deepcopy(self), {}
         for _, layer in twin.named_layers():
             for name, value in vars(layer).items():
                 floats = isinstance(value, np.ndarray) and value.dtype in FLOATS
                 if isinstance(value, Parameter) or floats:
-                    setattr(layer, name, value.astype(dtype))
+                    # a Parameter that two layers share stays shared
+                    converted.setdefault(id(value), value.astype(dtype))
+                    setattr(layer, name, converted[id(value)])
         return twin
-
-    def __getstate__(self):
-        """Copies and pickles leave out caches and observers; modules (`ops`) go by name."""
-        passing = ("_cache", "_retained", "observers")
-        return {
-            name: ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
-            for name, value in vars(self).items()
-            if name not in passing
-        }
-
-    def __setstate__(self, state):
-        for name, value in state.items():
-            module = isinstance(value, ModuleName)
-            vars(self)[name] = importlib.import_module(value) if module else value
 
     def __repr__(self):
         inside = ",\n".join(f"{name}={child!r}" for name, child in self.children())
@@ -265,10 +297,6 @@ class Layer:
             return f"{type(self).__name__}()"
         inside = inside.replace("\n", "\n    ")
         return f"{type(self).__name__}(\n    {inside},\n)"
-
-
-class ModuleName(str):
-    """The name of a module, in the state of a pickled or copied layer."""
 
 
 def join_path(prefix, name):

@@ -3,10 +3,11 @@
 import numpy as np
 
 from minires.checks import expect_array, expect_number, format_shape
+from minires.core import Copyable
 from minires.ops import default as default_ops
 
 
-class SoftmaxCrossEntropy:
+class SoftmaxCrossEntropy(Copyable):
     """Mean over the batch of -log softmax(logits)[label]; takes logits, not probabilities.
 
     Parameters
@@ -64,7 +65,7 @@ class SoftmaxCrossEntropy:
         return f"SoftmaxCrossEntropy(label_smoothing={self.label_smoothing:g})"
 
 
-class CategoricalCrossEntropy:
+class CategoricalCrossEntropy(Copyable):
     """Mean over the batch of -log probs[label]; takes probabilities, as Keras programs do.
 
     Prefer `SoftmaxCrossEntropy` on logits. A probability below `floor` is raised to it so that its
@@ -159,7 +160,7 @@ def as_targets(owner, labels, N, K, dtype):
         raise ValueError(
             f"{owner} expects label rows that sum to 1, got a sum of {sums[row]:g} in row {row}"
         )
-    return targets
+    return targets / sums[:, None]  # the gradient takes them at their word
 
 
 def one_hot(owner, labels, K, dtype):

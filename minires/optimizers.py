@@ -30,10 +30,19 @@ class Optimizer:
     def __init__(self, parameters, lr, weight_decay, decay):
         name = type(self).__name__
         self.parameters = as_parameters(name, parameters)
-        self.lr = expect_number(name, "lr", lr, at_least=0)
+        self.lr = lr
         self.weight_decay = expect_number(name, "weight_decay", weight_decay, at_least=0)
         self.decay = expect_choice(name, "decay", decay, ("all", "weights"))
         self.steps = 0
+
+    @property
+    def lr(self):
+        """Learning rate, a float >= 0; may be set between steps."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr):
+        self._lr = expect_number(type(self).__name__, "lr", lr, at_least=0)
 
     def zero_grad(self):
         """Set every gradient to 0; backward passes add to them."""
@@ -228,7 +237,7 @@ def gradient_norm(parameters):
 
 
 def squared_norm(array):
-    """The sum of squares in float64; NaN or infinity only if the array has one."""
+    """The sum of squares, added in float64."""
     flat = array.ravel().astype(np.float64)
     return float(flat @ flat)
 

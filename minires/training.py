@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from minires.checks import expect_array, expect_int, expect_number
 from minires.core import Observer, observe
-from minires.data import Dataset, batches
+from minires.data import Dataset, batches, count_batches
 from minires.history import Epoch, History
-from minires.losses import SoftmaxCrossEntropy
+from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy, as_targets
 from minires.optimizers import clip_gradients, gradient_norm
 
 
@@ -86,13 +86,16 @@ def train_step(model, loss, optimizer, x, labels, *, clip_norm=None):
                 norm = clip_gradients(optimizer.parameters, clip_norm)
             if not (math.isfinite(value) and math.isfinite(norm)):
                 model.restore(before)
-                error = find_non_finite(model, loss, x, labels, optimizer.steps + 1)
+                step = optimizer.steps + 1
+                error = find_non_finite(model, loss, x, labels, step)
+                error = error or not_again(value, norm, step)
                 optimizer.zero_grad()
                 raise error
     except BaseException:
         model.restore(before)
         raise
-    optimizer.step()
+    with np.errstate(over="ignore", invalid="ignore"):  # the next forward pass will report it
+        optimizer.step()
     return value, logits
 
 
@@ -108,6 +111,7 @@ def fit(
     clip_norm=None,
     validation=None,
     rng=None,
+    shuffle=True,
     progress=None,
     on_epoch_end=None,
 ):
@@ -132,6 +136,8 @@ def fit(
         Evaluated after every epoch instead of the Dataset's test part.
     rng : None, int or numpy.random.Generator
         Shuffles the examples. As in NumPy, None draws from the system's entropy.
+    shuffle : bool
+        Whether the examples come in a new order in every epoch.
     progress : bool, optional
         Whether to draw a bar; left out, it is drawn in a terminal only.
     on_epoch_end : callable, optional
@@ -146,25 +152,29 @@ def fit(
     NonFiniteError
         If the loss or a gradient is NaN or infinite.
     TypeError, ValueError
-        If an argument does not fit; the model is unchanged then.
+        If an argument, an image shape or a label does not fit; found before the first step, so
+        that the model is unchanged then.
     """
     epochs = expect_int("fit", "epochs", epochs)
     batch_size = expect_int("fit", "batch_size", batch_size)
     if clip_norm is not None:
         expect_number("fit", "clip_norm", clip_norm, above=0)
     x, labels, test = training_and_test(data, validation)
-    refuse_foreign_parameters(model, optimizer)
     loss = SoftmaxCrossEntropy() if loss is None else loss
+    refuse_foreign_parameters(model, optimizer)
+    refuse_uncallable(schedule=schedule, on_epoch_end=on_epoch_end)
+    for images, classes in [(x, labels), *([test] if test else [])]:
+        rehearse(model, loss, images, classes)
     rng = np.random.default_rng(rng)
     history = History()
-    total = epochs * math.ceil(len(x) / batch_size)
+    total = epochs * count_batches(len(x), batch_size)
     disable = None if progress is None else not progress
     with tqdm(total=total, disable=disable, unit="step", leave=False) as bar:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch}/{epochs}")
             mean = RunningMean()
-            for xb, yb in batches(x, labels, batch_size, rng):
+            for xb, yb in batches(x, labels, batch_size, rng, shuffle=shuffle):
                 if schedule is not None:
                     optimizer.lr = schedule(optimizer.steps)
                 value, logits = train_step(model, loss, optimizer, xb, yb, clip_norm=clip_norm)
@@ -198,7 +208,7 @@ def evaluate(model, x, labels, *, loss=None, batch_size=256):
         (loss, accuracy), every example with the same weight.
     """
     loss = SoftmaxCrossEntropy() if loss is None else loss
-    mean = RunningMean()
+    mean, labels = RunningMean(), np.asarray(labels)
     for xb, yb in batches(x, labels, batch_size, shuffle=False):
         logits = model.forward(xb)
         mean.add(loss.forward(logits, yb), accuracy_of(logits, yb), len(xb))
@@ -276,6 +286,21 @@ def training_and_test(data, validation):
     return x, np.asarray(labels), test and (test[0], np.asarray(test[1]))
 
 
+def rehearse(model, loss, x, labels):
+    """One image through the model, and all labels through the checks of the loss."""
+    logits = model.forward(x[:1])
+    if isinstance(loss, SoftmaxCrossEntropy | CategoricalCrossEntropy):
+        expect_array(type(loss).__name__, "logits", logits, ("N", "K"))
+        as_targets(type(loss).__name__, labels, len(x), logits.shape[1], logits.dtype)
+
+
+def refuse_uncallable(**functions):
+    """A schedule or callback that cannot be called would only be noticed in the middle."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"fit expects {name} to be a function, got {function!r}")
+
+
 def refuse_foreign_parameters(model, optimizer):
     """An optimiser made for another model would train nothing, in silence."""
     own = {id(parameter) for parameter in model.parameters()}
@@ -309,7 +334,7 @@ class FindNonFinite(Observer):
 
 
 def find_non_finite(model, loss, x, labels, step):
-    """Run the step again, watching every layer, and return the NonFiniteError to raise."""
+    """Run the step again, watching every layer; return the NonFiniteError, if it comes again."""
     if not np.isfinite(x).all():
         return NonFiniteError("input", "forward", step, describe_non_finite(x))
     for parameter in model.parameters():
@@ -323,7 +348,16 @@ def find_non_finite(model, loss, x, labels, step):
             model.backward(loss.backward())
     except NonFiniteError as error:
         return error
-    return NonFiniteError("model", "backward", step, "a gradient norm too large for float64")
+    return None
+
+
+def not_again(value, norm, step):
+    """What to raise when the second run of a step was finite: something in it is random."""
+    if math.isfinite(value):
+        what = f"a gradient norm of {norm} that did not come again when the step was repeated"
+        return NonFiniteError("the model", "backward", step, what)
+    what = f"a loss of {value} that did not come again when the step was repeated"
+    return NonFiniteError("the model", "forward", step, what)
 
 
 def describe_non_finite(array):

@@ -32,7 +32,7 @@ from minires.keras import (
 from minires.layers import Identity, Residual
 from minires.models import article_resnet, summarize
 
-PROGRAM = (Path(__file__).parent / "keras_program.py").read_text(encoding="utf-8")
+PROGRAM = (Path(__file__).parent / "keras_program.txt").read_text(encoding="utf-8")
 DIGITS = load_digits()
 
 
@@ -41,7 +41,7 @@ def run_program(**names):
     text = PROGRAM.replace("tensorflow.keras.layers", "minires.keras")
     text = text.replace("tensorflow.keras.models", "minires.keras")
     assert "tensorflow" not in text
-    exec(compile(text, "keras_program.py", "exec"), names)
+    exec(compile(text, "keras_program.txt", "exec"), names)
     return names
 
 
@@ -69,7 +69,7 @@ def test_the_articles_program_runs_on_the_digits_with_only_its_imports_changed(c
 
 def test_the_program_builds_the_articles_network():
     names = {"input_shape": (32, 32, 3), "num_classes": 10}
-    exec(compile(program_without_training(), "keras_program.py", "exec"), names)
+    exec(compile(program_without_training(), "keras_program.txt", "exec"), names)
     model = names["model"].layer
     assert sum(p.size for p in model.parameters()) == 1_359_626
     ours = article_resnet(rng=0)

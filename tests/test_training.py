@@ -228,7 +228,7 @@ def bad(x=None, labels=None, **options):
         (bad(labels=np.full(32, np.nan)), ValueError, "integer labels"),
         (bad(x=np.zeros((32, 8, 8, 1), np.uint8)), ValueError, "float32 or float64, got uint8"),
         (bad(x=np.zeros((32, 8, 8, 1))), ValueError, "dtype float32, like its parameters, got f"),
-        (bad(x=np.zeros((32, 7, 8, 1), np.float32)), ValueError, r"shape \(N, 64\), got \(32, 56"),
+        (bad(x=np.zeros((32, 7, 8, 1), np.float32)), ValueError, r"shape \(N, 64\), got \(1, 56"),
         (bad(x=[[1.0]] * 32), TypeError, "x to be a NumPy array, got list"),
         (bad(epochs=0), ValueError, "epochs to be an integer >= 1, got 0"),
         (bad(batch_size=2.5), ValueError, "batch_size to be an integer >= 1, got 2.5"),

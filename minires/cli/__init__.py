@@ -18,9 +18,10 @@ def main(argv=None):
     """Run the command line and return the exit code."""
     try:
         options = make_parser().parse_args(argv)
-        return options.run(options)
     except SystemExit as stop:  # argparse has printed its line
         return stop.code
+    try:
+        return options.run(options)
     except KeyboardInterrupt:
         return complain("interrupted", code=130)
     except NonFiniteError as error:
@@ -28,7 +29,9 @@ def main(argv=None):
     except BrokenPipeError:
         sys.stderr.close()  # the reader, such as `head`, has gone
         return 0
-    except (ValueError, TypeError, OSError) as error:
+    except MemoryError as error:
+        return complain(f"expected sizes that fit into memory: {error}", code=2)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
         return complain(error, code=2)
 
 

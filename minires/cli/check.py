@@ -75,7 +75,7 @@ def check_target(target, input_shape, seed):
         if isinstance(layer, Layer):
             layer = layer.astype(np.float64)
         return check_gradients(layer, x, rng=seed)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{target} raised {type(error).__name__}: {error}") from error
 
 
@@ -88,6 +88,6 @@ def load(path):
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
     return module

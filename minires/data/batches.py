@@ -13,7 +13,8 @@ def batches(x, labels, batch_size, rng=None, *, shuffle=True):
     x : (N, ...) array
     labels : (N, ...) array
     batch_size : int
-        The last batch holds what is left, at least one example.
+        The last batch holds what is left. A single example that would be left over joins the batch
+        before it: batch norm cannot train on one.
     rng : None, int or numpy.random.Generator
         As in NumPy, None draws from the system's entropy.
     shuffle : bool
@@ -38,7 +39,12 @@ def batches(x, labels, batch_size, rng=None, *, shuffle=True):
     order = np.arange(len(x))
     if shuffle:
         np.random.default_rng(rng).shuffle(order)
-    return (
-        (x[chosen], labels[chosen])
-        for chosen in (order[i : i + batch_size] for i in range(0, len(x), batch_size))
-    )
+    cuts = np.arange(batch_size, len(x), batch_size)[: count_batches(len(x), batch_size) - 1]
+    return ((x[chosen], labels[chosen]) for chosen in np.split(order, cuts))
+
+
+def count_batches(examples, batch_size):
+    """How many batches there will be."""
+    count = -(-examples // batch_size)
+    alone = batch_size > 1 and examples % batch_size == 1 and count > 1
+    return count - alone

@@ -1,6 +1,6 @@
 """What the gradient checker found: one row an array, printed as a table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 GOOD = ("pass", "kink")
 
@@ -13,9 +13,10 @@ class GradientRow:
     ----------
     name : str
         Of the input, or the path of the Parameter.
-    verdict : {"pass", "fail", "kink", "vacuous", "not float64", "random"}
+    verdict : {"pass", "fail", "kink", "vacuous", "not float64", "random", "unchecked"}
         "kink" is a pass: the sample stood where the function has no derivative and was moved.
-        "vacuous" is not: both sides are about 0, so nothing was shown.
+        "vacuous" is not: both sides are about 0, so nothing was shown. "unchecked": y depends on
+        an array of somebody's layer for which no gradient was found.
     how : str
         "every entry", or how many directions and entries.
     analytic, numeric : float or None
@@ -54,14 +55,11 @@ class GradientReport:
     rows : list of GradientRow
     tolerance : float
         Largest relative error of a pass.
-    unchecked : list of str
-        Arrays of somebody's layer for which no gradient was found: caches, or forgotten parameters.
     """
 
     subject: str
     rows: list
     tolerance: float
-    unchecked: list = field(default_factory=list)
 
     @property
     def ok(self):
@@ -86,11 +84,6 @@ class GradientReport:
             for c in cells
         ]
         notes = [f"{row.name}: {row.note}" for row in self.rows if row.note]
-        if self.unchecked:
-            notes.append(
-                f"not checked, no gradient found: {', '.join(self.unchecked)} (if they are "
-                f"parameters, pass parameters={{name: (value, gradient)}})"
-            )
         title = f"gradients of {self.subject}: {'right' if self.ok else 'NOT SHOWN TO BE RIGHT'}"
         return "\n".join([f"{title} (tolerance {self.tolerance:g})", *lines, *notes])
 

@@ -1,7 +1,8 @@
 """One face for everything the gradient checker can check: layers, losses, pairs of functions.
 
 A subject holds named arrays that can be nudged in place, and answers two questions: what is y,
-and which gradients does the backward pass claim?
+and which gradients does the backward pass claim? It works on a copy of the layer wherever one can
+be made, so that the user's own is left as it was.
 """
 
 import copy
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.core import Layer
+from minires.gradcheck.discover import arrays_in, fetch, pair_up
 
 
 @dataclass
@@ -28,23 +30,26 @@ class Subject:
     def __init__(self, inputs, names, constant):
         self.inputs = [np.array(a, order="C") if isinstance(a, np.ndarray) else a for a in inputs]
         self.names = names
-        self.constant = constant
+        self.constant = as_positions(constant, len(inputs))
         self.parameters = []
         self.called_with = []
 
     @property
     def input_targets(self):
-        return [
-            Target(name, a)
-            for i, (name, a) in enumerate(zip(self.names, self.inputs, strict=True))
-            if is_float(a) and i not in self.constant
-        ]
+        """The float inputs that are to have a gradient."""
+        pairs = enumerate(zip(self.names, self.inputs, strict=True))
+        return [Target(name, a) for i, (name, a) in pairs if self._checked(i, a)]
 
     @property
     def targets(self):
+        """Everything to check: inputs, then parameters."""
         return self.input_targets + self.parameters
 
+    def _checked(self, i, a):
+        return isinstance(a, np.ndarray) and a.dtype.kind in "fc" and i not in self.constant
+
     def fresh_arguments(self):
+        """Copies of the inputs, remembered so that writing to them shows."""
         self.called_with = [a.copy() if isinstance(a, np.ndarray) else a for a in self.inputs]
         return self.called_with
 
@@ -56,10 +61,9 @@ class Subject:
     def match(self, gradients):
         """The gradients that came back, one for each input target."""
         gradients = list(gradients) if isinstance(gradients, tuple | list) else [gradients]
-        targets = self.input_targets
-        if len(gradients) == len(self.inputs) != len(targets):
-            kept = [i for i, a in enumerate(self.inputs) if is_float(a) and i not in self.constant]
-            gradients = [gradients[i] for i in kept]
+        if len(gradients) == len(self.inputs) != len(self.input_targets):
+            pairs = zip(range(len(gradients)), gradients, self.inputs, strict=True)
+            gradients = [g for i, g, a in pairs if self._checked(i, a)]
         return gradients
 
 
@@ -67,36 +71,66 @@ class LayerSubject(Subject):
     """Anything with forward and backward: our layers, our losses, and anybody's."""
 
     def __init__(self, layer, inputs, *, training, constant, parameters):
-        if isinstance(layer, Layer):
-            layer = copy.deepcopy(layer)  # so that the user's own is left as it was
-        self.layer = layer
-        self.takes_dy = required(layer.backward, default=1) > 0
+        self.given = layer
+        self.layer = layer if parameters is not None else try_copy(layer)
+        takes = positional(layer.backward)
+        self.takes_dy = takes is None or len(takes) > 0
         if constant is None:
             constant = () if self.takes_dy else range(1, len(inputs))
         super().__init__(inputs, input_names(layer.forward, len(inputs)), constant)
-        self.parameters = find_parameters(layer, parameters)
         self.options = {"training": training} if accepts(layer.forward, "training") else {}
         self.start = layer.snapshot() if isinstance(layer, Layer) else None
         self.title = type(layer).__name__
+        self.loose = []
+        self._find_parameters(parameters)
+
+    def _find_parameters(self, given):
+        """The parameters: as given, as `named_parameters` names them, or by their gradients.
+
+        Gradients may come into being with the first backward pass, so one is run before looking.
+        """
+        if given is not None:
+            self.parameters = given_parameters(given)
+        elif isinstance(self.layer, Layer):
+            named = self.layer.named_parameters()
+            self.parameters = [Target(n, p.value, lambda p=p: p.grad) for n, p in named]
+        else:
+            before = arrays_in(self.layer)
+            try:
+                y = self.forward()
+                dy = np.ones(np.shape(y))
+                self.layer.backward(dy) if self.takes_dy else self.layer.backward()
+            except Exception:
+                self.layer = try_copy(self.given)  # the check itself will report it
+            found, loose = pair_up(before, arrays_in(self.layer))
+            self.parameters = [
+                Target(name, array, lambda path=path: fetch(self.layer, path))
+                for name, array, path in found
+            ]
+            self.loose = [Target(name, array) for name, array in loose]
 
     def forward(self):
         if self.start is not None:
             self.layer.restore(self.start)  # so that dropout draws the same mask again
         return self.layer.forward(*self.fresh_arguments(), **self.options)
 
-    def backward(self, dy):
-        for target in self.parameters:
-            zero(target.gradient())
+    def backward(self, dy, *, zero_first=True):
+        if zero_first:
+            for target in self.parameters:
+                zero(target.gradient())
         gradients = self.layer.backward(dy) if self.takes_dy else self.layer.backward()
         return self.match(gradients) + [t.gradient() for t in self.parameters]
 
-    def fresh_output(self):
-        """y from a copy that has never seen another input, or None if it cannot be copied."""
-        try:
-            twin = copy.deepcopy(self.layer)
-        except Exception:
+    def output_of_a_copy(self):
+        """y from a copy of the layer as it was given, or None if it cannot be copied."""
+        twin = try_copy(self.given)
+        if twin is self.given:
             return None
         return twin.forward(*self.fresh_arguments(), **self.options)
+
+    def must_accumulate(self):
+        """Whether a second backward pass has to add to the gradients: the contract of a Layer."""
+        return isinstance(self.layer, Layer)
 
 
 class PairSubject(Subject):
@@ -107,22 +141,29 @@ class PairSubject(Subject):
         super().__init__(inputs, input_names(pair[0], len(inputs)), constant or ())
         self.cache = None
         self.title = getattr(pair[0], "__name__", type(pair[0]).__name__)
+        self.loose = []
 
     def forward(self):
         result = self.functions[0](*self.fresh_arguments())
         self.has_cache = isinstance(result, tuple) and len(result) == 2
         y, self.cache = result if self.has_cache else (result, None)
-        self.takes_dy = not self.has_cache or required(self.functions[1], default=2) > 1
+        takes = positional(self.functions[1])
+        self.takes_dy = not self.has_cache or takes is None or len(takes) > 1
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, *, zero_first=True):
         backward = self.functions[1]
         if not self.has_cache:
             return self.match(backward(dy, *self.called_with))
         return self.match(backward(dy, self.cache) if self.takes_dy else backward(self.cache))
 
-    def fresh_output(self):
-        return None
+    def output_of_a_copy(self):
+        """A second call: its cache is its own, so the first one must stay valid."""
+        result = self.functions[0](*[a.copy() if is_float(a) else a for a in self.inputs])
+        return result[0] if self.has_cache else result
+
+    def must_accumulate(self):
+        return False
 
 
 def make_subject(thing, inputs, *, training, constant, parameters):
@@ -134,6 +175,8 @@ def make_subject(thing, inputs, *, training, constant, parameters):
         If it is none of them.
     """
     if isinstance(thing, tuple | list) and len(thing) == 2 and all(map(callable, thing)):
+        if parameters is not None:
+            raise TypeError("check_gradients expects the parameters of a pair among its inputs")
         return PairSubject(thing, inputs, constant=constant)
     methods = (getattr(thing, name, None) for name in ("forward", "backward"))
     if all(map(callable, methods)) and not isinstance(thing, type):
@@ -146,64 +189,41 @@ def make_subject(thing, inputs, *, training, constant, parameters):
     )
 
 
-def find_parameters(layer, given):
-    """The parameters of a layer as targets: as given, or by the usual conventions.
-
-    They are, in this order: `named_parameters()`; attributes with `.value` and `.grad`; the
-    dictionaries `params` and `grads`; arrays `w` with a gradient `dw`, `w_grad` or `grad_w`.
-    """
-    if given is not None:
-        return [Target(name, value, getter(grad)) for name, (value, grad) in given.items()]
-    if callable(getattr(layer, "named_parameters", None)):
-        named = list(layer.named_parameters())
-    else:
-        named = list(getattr(layer, "__dict__", {}).items())
-    named = [(name, p) for name, p in named if has_value_and_grad(p)]
-    if named:
-        return [Target(name, p.value, lambda p=p: p.grad) for name, p in named]
-    params, grads = getattr(layer, "params", None), getattr(layer, "grads", None)
-    if isinstance(params, dict) and isinstance(grads, dict):
-        return [
-            Target(name, value, lambda name=name: layer.grads.get(name))
-            for name, value in params.items()
-            if is_float(value)
-        ]
-    return list(attribute_parameters(layer))
+def given_parameters(given):
+    """Targets for {name: (value, gradient)}."""
+    wanted = "check_gradients expects parameters as {name: (array, gradient or function)}"
+    if not isinstance(given, dict):
+        raise TypeError(f"{wanted}, got {type(given).__name__}")
+    targets = []
+    for name, pair in given.items():
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and is_float(pair[0])):
+            raise TypeError(f"{wanted}, got {type(pair).__name__} for {name!r}")
+        value, grad = pair
+        targets.append(Target(name, value, grad if callable(grad) else lambda grad=grad: grad))
+    return targets
 
 
-def attribute_parameters(layer):
-    """Targets for arrays `w` beside an attribute `dw`, `w_grad` or `grad_w`."""
-    attributes = getattr(layer, "__dict__", {})
-    for name, value in attributes.items():
-        for gradient in (f"d{name}", f"{name}_grad", f"grad_{name}"):
-            if is_float(value) and gradient in attributes:
-                yield Target(name, value, lambda gradient=gradient: getattr(layer, gradient))
+def as_positions(constant, count):
+    """Positions of constant inputs as a set, or TypeError."""
+    positions = {constant} if isinstance(constant, int) else set(constant)
+    if not positions <= set(range(count)):
+        raise TypeError(
+            f"check_gradients expects constant to hold positions from 0 to {count - 1}, "
+            f"got {constant!r}"
+        )
+    return positions
 
 
-def unchecked_arrays(subject):
-    """Names of float arrays in somebody's layer that look like parameters without a gradient."""
-    layer = getattr(subject, "layer", None)
-    if isinstance(layer, Layer):
-        return []
-    known = [t.array for t in subject.parameters] + [t.gradient() for t in subject.parameters]
-    known += subject.called_with
-    return [
-        name
-        for name, value in getattr(layer, "__dict__", {}).items()
-        if is_float(value) and not any(value is array for array in known)
-    ]
-
-
-def has_value_and_grad(p):
-    return is_float(getattr(p, "value", None)) and hasattr(p, "grad")
-
-
-def getter(grad):
-    """A function that returns the gradient: `grad` itself, or one around the array."""
-    return grad if callable(grad) else lambda: grad
+def try_copy(thing):
+    """A deep copy, or the thing itself where it cannot be copied."""
+    try:
+        return copy.deepcopy(thing)
+    except Exception:
+        return thing
 
 
 def zero(grad):
+    """Set a gradient to 0 in place, if it is an array already."""
     if isinstance(grad, np.ndarray) and grad.flags.writeable:
         grad[...] = 0
 
@@ -223,14 +243,6 @@ def input_names(function, count):
     return names + [f"input{i}" for i in range(len(names), count)]
 
 
-def required(function, default):
-    """How many positional arguments a function insists on."""
-    parameters = positional(function)
-    if parameters is None:
-        return default
-    return sum(p.default is inspect.Parameter.empty for p in parameters)
-
-
 def positional(function):
     """Positional parameters of a function, or None if Python cannot tell."""
     try:
@@ -244,6 +256,7 @@ def positional(function):
 
 
 def accepts(function, name):
+    """Whether a function has an argument of that name."""
     try:
         return name in inspect.signature(function).parameters
     except (TypeError, ValueError):

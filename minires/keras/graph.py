@@ -78,7 +78,7 @@ def build(inputs, outputs, options):
     expect_tensor("Model", outputs)
     if inputs not in outputs.dominators():
         raise ValueError("Model expects outputs computed from its inputs alone, got others")
-    counts, layers = {}, {}
+    counts, layers, taken = {}, {}, set()
     for tensor in ancestors(outputs):
         if tensor.number > inputs.number:
             kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(tensor.maker).__name__).lower()
@@ -86,8 +86,16 @@ def build(inputs, outputs, options):
             name = f"{kind}_{counts[kind]}" if counts[kind] else kind
             single = len(tensor.parents) == 1
             layer = tensor.maker.make(tensor.parents[0].shape[1:], options) if single else None
-            layers[tensor] = (tensor.maker.name or name, layer)
+            layers[tensor] = (free_name(tensor.maker.name or name, taken), layer)
     return chain(inputs, outputs, layers)
+
+
+def free_name(name, taken):
+    """`name`, with a number behind it if another layer has it already."""
+    numbered = (f"{name}_{i}" for i in itertools.count(1))
+    free = name if name not in taken else next(n for n in numbered if n not in taken)
+    taken.add(free)
+    return free
 
 
 def chain(first, last, layers):

@@ -1,9 +1,11 @@
 """Keras' layers: each notes its arguments, and makes a minires layer once it sees a shape."""
 
+import inspect
+
 import numpy as np
 
 from minires import initializers
-from minires.checks import expect_choice, format_shape
+from minires.checks import expect_choice, expect_int, format_shape
 from minires.keras.graph import Tensor, expect_tensor, output_shape
 from minires.layers import (
     AvgPool2d,
@@ -30,11 +32,24 @@ TRIAL = {"rng": 0, "dtype": np.dtype(np.float32), "ops": default_ops}  # to lear
 
 def Input(shape):  # noqa: N802, Keras' name
     """The tensor a model starts from; `shape` is (H, W, C) or (D,), without N."""
-    return Tensor(tuple(shape))
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"Input expects shape (H, W, C) or (D,), got {shape!r}")
+    return Tensor(tuple(expect_int("Input", "shape", size) for size in shape))
 
 
 class KerasLayer:
     """Called on a tensor, returns the tensor that the layer makes of it."""
+
+    def __new__(cls, *args, **options):
+        """Refuse options of Keras that have no counterpart here, by name."""
+        try:
+            inspect.signature(cls.__init__).bind(None, *args, **options)
+        except TypeError as error:
+            known = ", ".join(list(inspect.signature(cls.__init__).parameters)[1:])
+            raise TypeError(
+                f"{cls.__name__} expects its arguments out of {known}: {error}"
+            ) from None
+        return super().__new__(cls)
 
     name = None
     _used = False
@@ -103,6 +118,7 @@ class Dense(KerasLayer):
         units,
         activation=None,
         use_bias=True,
+        *,
         kernel_initializer="glorot_uniform",
         name=None,
     ):
@@ -130,7 +146,7 @@ class Dense(KerasLayer):
 class BatchNormalization(KerasLayer):
     """Batch norm; `momentum` is the weight of the OLD value, so minires' is 1 - momentum."""
 
-    def __init__(self, momentum=0.99, epsilon=1e-3, name=None):
+    def __init__(self, *, momentum=0.99, epsilon=1e-3, name=None):
         self.momentum, self.epsilon, self.name = momentum, epsilon, name
 
     def make(self, shape, options):
@@ -147,7 +163,7 @@ class BatchNormalization(KerasLayer):
 class Activation(KerasLayer):
     """An activation by name."""
 
-    def __init__(self, activation, name=None):
+    def __init__(self, activation, *, name=None):
         self.activation = expect_choice("Activation", "activation", activation, list(ACTIVATIONS))
         self.name = name
 
@@ -159,21 +175,21 @@ class Activation(KerasLayer):
 class ReLU(Activation):
     """max(x, 0)."""
 
-    def __init__(self, name=None):
-        super().__init__("relu", name)
+    def __init__(self, *, name=None):
+        super().__init__("relu", name=name)
 
 
 class Softmax(Activation):
     """exp(x) / sum exp(x)."""
 
-    def __init__(self, name=None):
-        super().__init__("softmax", name)
+    def __init__(self, *, name=None):
+        super().__init__("softmax", name=name)
 
 
 class _Pooling2D(KerasLayer):
     kind, more = None, {}
 
-    def __init__(self, pool_size=2, strides=None, padding="valid", name=None):
+    def __init__(self, pool_size=2, strides=None, padding="valid", *, name=None):
         self.pool_size, self.name = pool_size, name
         self.window = {"stride": strides, "padding": padding}
 
@@ -197,7 +213,7 @@ class AveragePooling2D(_Pooling2D):
 class GlobalAveragePooling2D(KerasLayer):
     """The mean of each image and channel."""
 
-    def __init__(self, name=None):
+    def __init__(self, *, name=None):
         self.name = name
 
     def make(self, shape, options):
@@ -208,7 +224,7 @@ class GlobalAveragePooling2D(KerasLayer):
 class Flatten(KerasLayer):
     """(N, H, W, C) -> (N, H*W*C)."""
 
-    def __init__(self, name=None):
+    def __init__(self, *, name=None):
         self.name = name
 
     def make(self, shape, options):
@@ -218,17 +234,17 @@ class Flatten(KerasLayer):
 class Dropout(KerasLayer):
     """Zeroes a share of the numbers in training."""
 
-    def __init__(self, rate, name=None):
+    def __init__(self, rate, *, name=None):
         self.rate, self.name = rate, name
 
     def make(self, shape, options):
         return DropoutLayer(self.rate, rng=options["rng"], ops=options["ops"])
 
 
-class Add:
+class Add(KerasLayer):
     """The sum of two tensors; becomes a `Residual`."""
 
-    def __init__(self, name=None):
+    def __init__(self, *, name=None):
         self.name = name
 
     def __call__(self, tensors):

@@ -78,7 +78,9 @@ class Model:
 
     Examples
     --------
-    >>> model = Model(Sequential(Flatten(), Dense(64, 10, rng=0), Softmax()), rng=0)
+    >>> import minires as mr
+    >>> layer = mr.Sequential(mr.Flatten(), mr.Dense(64, 10, rng=0), mr.Softmax())
+    >>> model = Model(layer, rng=0)
     >>> _ = model.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     >>> x, y = np.ones((32, 8, 8, 1)), np.zeros(32, int)
     >>> list(model.fit(x, y, epochs=2, batch_size=16, verbose=0).history)
@@ -129,7 +131,7 @@ class Model:
                     f"one that does not: add it, or pass minires.SoftmaxCrossEntropy()"
                 )
             loss = CategoricalCrossEntropy()
-        if not callable(getattr(loss, "backward", None)):
+        if isinstance(loss, type) or not callable(getattr(loss, "backward", None)):
             raise TypeError(f"compile expects a loss or its name, got {loss!r}")
         self.optimizer, self.loss = optimizer, loss
         return self
@@ -144,6 +146,7 @@ class Model:
         *,
         validation_split=0.0,
         validation_data=None,
+        shuffle=True,
     ):
         """Train, with the arguments of Keras.
 
@@ -158,6 +161,8 @@ class Model:
         validation_split : float
             The share of the examples, taken from the end, that is evaluated after each epoch.
         validation_data : (x, y), optional
+        shuffle : bool
+            Whether the examples come in a new order in every epoch.
 
         Returns
         -------
@@ -168,9 +173,20 @@ class Model:
         epochs = expect_int("fit", "epochs", epochs)
         split = expect_number("fit", "validation_split", validation_split, at_least=0, below=1)
         x, y = self._arrays(x, y)
+        if (
+            not isinstance(validation_data, tuple | list | None)
+            or len(validation_data or "xy") != 2
+        ):
+            kind = type(validation_data).__name__
+            raise TypeError(f"fit expects validation_data to be (x, y), got {kind}")
         validation = self._arrays(*validation_data) if validation_data is not None else None
         if split and validation is None:
             kept = int(len(x) * (1 - split))
+            if not 0 < kept < len(x):
+                raise ValueError(
+                    f"fit expects validation_split to leave examples on both sides, "
+                    f"got {validation_split} of {len(x)}"
+                )
             x, y, validation = x[:kept], y[:kept], (x[kept:], y[kept:])
         history = fit(
             self.layer,
@@ -181,6 +197,7 @@ class Model:
             loss=self.loss,
             validation=validation,
             rng=self.rng,
+            shuffle=shuffle,
             progress=None if verbose else False,
             on_epoch_end=(lambda epoch: print(describe(epoch))) if verbose else None,
         )
@@ -230,6 +247,13 @@ class Model:
         return f"Model({self.layer!r})"
 
 
+def expect_pair(name, value):
+    """Return `value`, or raise TypeError if it is no (x, y)."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"fit expects {name} to be (x, y), got {type(value).__name__}")
+    return value
+
+
 def ends_in_softmax(layer):
     """Whether the last layer that runs is a Softmax."""
     while isinstance(layer, Sequential) and len(layer):
@@ -247,12 +271,14 @@ def to_categorical(y, num_classes=None):
     """
     y = np.asarray(y)
     if y.dtype.kind not in "iu":
-        if not (y == np.round(y)).all():
+        if y.dtype.kind != "f" or not (y == np.round(y)).all():
             raise ValueError(f"to_categorical expects class numbers, got {y.dtype} with fractions")
         y = y.astype(int)
     y = y.ravel()
+    if not len(y):
+        raise ValueError("to_categorical expects at least one class number, got none")
     K = int(y.max()) + 1 if num_classes is None else num_classes
-    if not len(y) or y.min() < 0 or y.max() >= K:
-        came = f"{y.min()} to {y.max()}" if len(y) else "none"
+    if y.min() < 0 or y.max() >= K:
+        came = f"{y.min()} to {y.max()}"
         raise ValueError(f"to_categorical expects classes from 0 to {K - 1}, got {came}")
     return np.eye(K, dtype=np.float32)[y]

@@ -16,6 +16,7 @@ class Sequential(Layer):
 
     Examples
     --------
+    >>> from minires import BatchNorm2d, ReLU
     >>> Sequential(norm=BatchNorm2d(3), relu=ReLU())
     Sequential(
         norm=BatchNorm2d(3, eps=1e-05, momentum=0.1),
@@ -24,12 +25,10 @@ class Sequential(Layer):
     """
 
     def __init__(self, *layers, **named_layers):
-        self._add({str(i): layer for i, layer in enumerate(layers)} | named_layers)
-
-    def _add(self, layers):
-        for name, layer in layers.items():
+        numbered = [(str(i), layer) for i, layer in enumerate(layers)]
+        for name, layer in [*numbered, *named_layers.items()]:
             expect_layer("Sequential", name, layer)
-            if hasattr(type(self), name) or "." in name or not name:
+            if hasattr(self, name) or "." in name or not name:
                 raise ValueError(
                     f"Sequential expects names that are free and have no dot, got {name!r}"
                 )
@@ -61,9 +60,11 @@ class Sequential(Layer):
         return iter([layer for _, layer in self.children()])
 
     def __getitem__(self, key):
-        """The layer at a position, or of a name."""
+        """The layer at a position or of a name; for a slice, a Sequential of the same layers."""
         if isinstance(key, str):
             return dict(self.children())[key]
+        if isinstance(key, slice):
+            return Sequential(**dict(self.children()[key]))
         return self.children()[key][1]
 
     def __repr__(self):

@@ -28,7 +28,7 @@ class Parts:
         Without a norm the convolutions get a bias.
     shortcut : {"A", "B"}
         Where a block changes shape: "A" subsamples and pads channels with zeros, "B" is a 1x1
-        convolution (with norm). He et al. (2015), arXiv:1512.03385, section 3.3.
+        convolution (with norm, except in front of pre-activation blocks). He et al. (2015), arXiv:1512.03385, section 3.3.
     rng : None, int or numpy.random.Generator
     dtype : float32 or float64
     ops : module
@@ -58,13 +58,14 @@ class Parts:
         """{name: BatchNorm2d(C)}, or nothing."""
         return {} if self.norm is None else {name: BatchNorm2d(C, dtype=self.dtype, ops=self.ops)}
 
-    def shortcut(self, C, F, stride):
+    def shortcut(self, C, F, stride, *, norm=True):
         """What stands beside a branch that leads from C channels to F at `stride`."""
         if stride == 1 and C == F:
             return Identity()
         if self.shortcut_kind == "A":
             return PadShortcut(C, F, stride=stride, ops=self.ops)
-        return Sequential(conv=self.conv(C, F, 1, stride), **self.norms("norm", F))
+        norms = self.norms("norm", F) if norm else {}
+        return Sequential(conv=self.conv(C, F, 1, stride), **norms)
 
 
 def residual_block(parts, C, F, stride):

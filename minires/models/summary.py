@@ -82,7 +82,7 @@ def summarize(model, input_shape):
     Parameters
     ----------
     model : Layer
-        Left as it is.
+        Weights and state are left as they are; what an earlier forward kept is gone.
     input_shape : tuple of int
         Without N, such as (H, W, C).
 

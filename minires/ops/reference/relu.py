@@ -33,4 +33,4 @@ def relu_backward(dy, y):
     -------
     dx : like dy
     """
-    return dy * (y > 0)
+    return np.where(y > 0, dy, 0)
