@@ -9,6 +9,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+collect_ignore = ["oracles"]  # the scripts there need PyTorch and scikit-learn
+
 hypothesis.settings.register_profile(
     "minires",
     max_examples=200,

@@ -251,3 +251,40 @@ def test_an_empty_sequential_is_the_identity(rng):
     model = Sequential()
     assert_array_equal(model.forward(x), x)
     assert_array_equal(model.backward(x), x)
+
+
+def test_a_parameter_that_two_layers_share_stays_shared_in_another_dtype():
+    model = Sequential(Dense(3, 3, rng=0), Dense(3, 3, rng=1))
+    model[1].weight = model[0].weight
+    twin = model.astype(np.float64)
+    assert twin[1].weight is twin[0].weight
+    assert len(twin.parameters()) == len(model.parameters()) == 3
+
+
+def test_an_observer_that_fails_leaves_running_statistics(rng):
+    class Fails(Observer):
+        def after_forward(self, layer, x, y, training):
+            raise ArithmeticError("too much to see")
+
+    norm = BatchNorm2d(3, dtype=np.float64)
+    with observe(norm, Fails()), pytest.raises(ArithmeticError):
+        norm.forward(rng.standard_normal((4, 3)), training=True)
+    assert_array_equal(norm.running_mean, 0)
+
+
+def test_a_slice_of_a_sequential_is_a_sequential_of_the_same_layers():
+    model = Sequential(a=ReLU(), b=Dense(3, 2, rng=0), c=ReLU())
+    part = model[1:]
+    assert [name for name, _ in part.children()] == ["b", "c"]
+    assert part.b is model.b
+
+
+def test_adding_to_a_gradient_keeps_its_array():
+    parameter = Parameter(np.zeros(3))
+    before = parameter.grad
+    parameter.grad += 1
+    assert parameter.grad is before
+    given = np.ones(3)
+    parameter.value = given
+    parameter.value += 1
+    assert (given == 1).all()

@@ -236,3 +236,37 @@ def test_what_cannot_be_expressed_is_refused(call, error, words):
 def test_every_public_name_is_documented():
     for name in keras.__all__:
         assert getattr(keras, name).__doc__, name
+
+
+def test_layers_of_one_name_are_all_kept():
+    inputs = Input((8, 8, 3))
+    relu = ReLU(name="act")
+    model = Model(inputs, relu(Conv2D(3, 1, name="c")(relu(inputs))), rng=0).layer
+    assert [name for name, _ in model.children()] == ["act", "c", "act_1"]
+    clash = Model(inputs, ReLU(name="re_lu_1")(ReLU()(ReLU()(inputs)))).layer
+    assert len(clash) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Input(5), "Input expects shape"),
+        (lambda: ReLU(6), "ReLU expects its arguments out of name"),
+        (lambda: Conv2D(3, 3, kernel_regularizer="l2"), "Conv2D expects its arguments out of fil"),
+        (
+            lambda: compiled().compile("adam", loss=minires.SoftmaxCrossEntropy),
+            "a loss or its name",
+        ),
+    ],
+)
+def test_options_without_a_counterpart_are_refused_by_name(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+def test_a_split_that_leaves_nothing_is_refused():
+    model = compiled().compile("adam")
+    with pytest.raises(ValueError, match=r"leave examples on both sides, got 0\.9 of 4"):
+        model.fit(np.ones((4, 4)), np.zeros(4, int), validation_split=0.9)
+    with pytest.raises(TypeError, match=r"validation_data to be \(x, y\), got ndarray"):
+        model.fit(np.ones((4, 4)), np.zeros(4, int), validation_data=np.ones((4, 4)))

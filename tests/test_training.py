@@ -260,3 +260,51 @@ def test_a_step_schedule_can_be_used_as_it_is():
     optimizer = SGD(model.parameters(), 0.1)
     history = fit(model, few(64), optimizer, 2, batch_size=32, schedule=Step(0.1, (2,)), rng=0)
     assert history.column("lr") == pytest.approx([0.1, 0.01])
+
+
+def test_a_single_left_over_example_joins_the_batch_before_it():
+    model = small()
+    history = fit(model, few(65), SGD(model.parameters(), 0.1), 1, batch_size=64, rng=0)
+    assert history[0].step == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": 0.1}, "schedule to be a function, got 0.1"),
+        ({"on_epoch_end": "print"}, "on_epoch_end to be a function, got 'print'"),
+    ],
+)
+def test_functions_that_cannot_be_called_are_refused_before_the_first_step(options, words):
+    model = small()
+    with pytest.raises(TypeError, match=words):
+        fit(model, few(), SGD(model.parameters(), 0.1), 1, **options)
+
+
+@pytest.mark.parametrize("rate", [None, np.nan, -1.0])
+def test_a_schedule_that_gives_no_rate_stops_before_it_does_harm(rate):
+    model = small()
+    before = state_of(model)
+    with pytest.raises(ValueError, match="SGD expects lr to be a number >= 0, got"):
+        fit(model, few(), SGD(model.parameters(), 0.1), 1, schedule=lambda step: rate, rng=0)
+    assert_same_state(state_of(model), before)
+
+
+def test_a_late_wrong_label_is_found_before_the_first_step():
+    x, labels = few(96)
+    labels[90] = 10
+    model = small()
+    before = state_of(model)
+    with pytest.raises(ValueError, match="labels from 0 to 9, got 10 at index 90"):
+        fit(model, (x, labels), SGD(model.parameters(), 0.1), 1, batch_size=8, rng=0)
+    assert_same_state(state_of(model), before)
+
+
+def test_a_nan_that_does_not_come_again_is_reported_as_it_was():
+    class Once(Poison):
+        def _poison(self, a, where):
+            return super()._poison(a, where) if self.calls == 1 else a
+
+    model = Sequential(small(), Once(np.nan, "forward"))
+    with pytest.raises(NonFiniteError, match="a loss of nan that did not come again"):
+        train_step(model, SoftmaxCrossEntropy(), SGD(model.parameters(), 0.1), *few(32))

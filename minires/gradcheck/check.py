@@ -21,7 +21,7 @@ from minires.gradcheck.subject import make_subject
 
 MOVES = 10  # how often a sample is moved off a kink before giving up
 MOVE = 1e-2  # how far: a thousand times the step
-BLIND = 1e-4  # where rounding hides larger errors than this, nothing was shown
+BLIND = 1e-3  # where rounding hides larger errors than this, nothing was shown
 
 
 def check_gradients(
@@ -264,6 +264,8 @@ def row_of(target, comparison, tolerance, moved):
         note = f"rounding hides errors of {allowed:.0e}, so nothing was shown: scale the sample"
     else:
         verdict, note = ("kink", kink_note(moved)) if moved else ("pass", "")
+        if allowed > 100 * tolerance:
+            note = f"{note}; ".lstrip("; ") + f"rounding hides errors below {allowed:.0e} here"
     values = worst.analytic, worst.numeric, error, worst.where
     return GradientRow(target.name, verdict, comparison.how, *values, note)
 

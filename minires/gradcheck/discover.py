@@ -90,7 +90,12 @@ def pair_up(before, after):
             parameters.append((path, twin))
             gradients.add(twin)
     paired = {path for path, _ in parameters}
-    loose = [p for p in before if p in after and p not in paired and p not in gradients]
+    known = [after[path] for path, _ in parameters]
+    loose = [
+        p
+        for p in before
+        if p in after and p not in paired | gradients and not any(after[p] is a for a in known)
+    ]
     return (
         [(show(path), after[path], twin) for path, twin in parameters if path not in gradients],
         [(show(path), after[path]) for path in loose],

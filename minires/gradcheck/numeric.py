@@ -8,6 +8,7 @@ A slope that disagrees is measured again with other steps before anybody is blam
 a difference has a part that falls as h^2 (curvature) and one that grows as 1/h (rounding).
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ class Slope:
     analytic: float
     numeric: float
     kink: float  # sum of |slope ahead - slope behind|: of order h where y is smooth
-    noise: float  # what rounding alone may make of a slope of 0
+    noise: float  # how far off the measurement may be
     is_kink: bool = False  # measured again, it disagrees, and does so because of a kink
 
     @property
@@ -117,10 +118,11 @@ class Probe:
         """Measure one slope with step h."""
         place, (above, old, below), width = self.steps(where, h)
         try:
-            self.array[place] = above
-            ahead = np.array(self.subject.forward(), dtype=np.float64)
-            self.array[place] = below
-            behind = np.array(self.subject.forward(), dtype=np.float64)
+            with np.errstate(all="ignore"):  # what is not finite is noticed below
+                self.array[place] = above
+                ahead = np.array(self.subject.forward(), dtype=np.float64)
+                self.array[place] = below
+                behind = np.array(self.subject.forward(), dtype=np.float64)
         finally:
             self.array[place] = old
         if not width or not (np.isfinite(ahead).all() and np.isfinite(behind).all()):
@@ -132,32 +134,50 @@ class Probe:
         return Slope(where, analytic, numeric, kink / (width / 2), noise)
 
     def measure_again(self, slopes, tolerance):
-        """Replace the slopes that disagree by better ones, where other steps give better ones."""
+        """Replace the slopes that disagree or are noisy, where other steps give better ones."""
         size = size_of(slopes)
         if size <= 1e-6 * np.abs(self.dy).max():  # a gradient of 0 but for rounding
             return slopes
         return [
-            self.better(s, size, tolerance) if s.difference > tolerance * size else s
+            self.better(s, size, tolerance)
+            if not s.difference <= tolerance * size or s.noise > 1e-4 * size
+            else s
             for s in slopes
         ]
 
     def better(self, slope, size, tolerance):
-        """The slope with smaller steps and curvature taken out, or with larger steps.
+        """The best known slope of several steps, chosen without a look at the claimed one.
 
-        Smaller steps stay clear of a kink nearby, and bring the error of curvature down as h^2;
-        two of them give the limit (Richardson). Larger steps help where rounding is all there is.
+        How far a difference is off is estimated by rounding, which grows as 1/h, plus what changed
+        since the next smaller step, which grows as h^2 for curvature and jumps at a kink. The two
+        smallest steps also give the limit for h = 0 (Richardson). A slope that still disagrees
+        stands near a kink if a smaller step does not make ahead and behind differ less: where y is
+        smooth, their difference falls with h.
         """
-        first, second = (self.slope(slope.where, slope.analytic, self.h / k) for k in (4, 16))
-        limit = (16 * second.numeric - first.numeric) / 15
-        fine = Slope(slope.where, slope.analytic, limit, second.kink, 1.2 * second.noise)
-        wide = [self.slope(slope.where, slope.analytic, self.h * k) for k in (16, 256, 4096)]
-        quiet = [s for s in wide if s.noise < slope.noise]
-        best = min([slope, first, second, fine, *quiet], key=lambda s: s.difference - s.noise)
-        if best.difference <= tolerance * size + best.noise:
-            return best
-        stays = second.kink >= 0.25 * slope.kink  # a smooth function's falls to 1/16
-        slope.is_kink = bool(stays and second.kink >= 0.05 * slope.difference > 0)
-        return slope
+        ladder = [self.tried(slope, self.h * k) for k in (1 / 16, 1 / 4, 1, 16, 256, 4096)]
+        first, second = ladder[:2]
+        limit = (16 * first.numeric - second.numeric) / 15
+        fine = Slope(slope.where, slope.analytic, limit, first.kink, 1.2 * first.noise)
+        off = [abs(limit - first.numeric) / 4, abs(second.numeric - first.numeric) / 15]
+        off += [abs(b.numeric - a.numeric) for a, b in itertools.pairwise(ladder)]
+        for candidate, unsure in zip([fine, *ladder], off, strict=True):
+            candidate.noise = candidate.noise + unsure if np.isfinite(unsure) else np.inf
+        best = min([fine, *ladder], key=lambda s: s.noise)
+        if not np.isfinite(best.noise):
+            return slope
+        wrong = best.difference > tolerance * size + best.noise
+        stays = (
+            a.kink >= 0.5 * b.kink >= 0.05 * best.difference for a, b in itertools.pairwise(ladder)
+        )
+        best.is_kink = wrong and any(stays)
+        return best
+
+    def tried(self, slope, h):
+        """The slope with another step, which may lead out of where the function is defined."""
+        try:
+            return self.slope(slope.where, slope.analytic, h)
+        except Exception:
+            return Slope(slope.where, slope.analytic, np.nan, 0.0, np.inf)
 
 
 def worst_of(slopes, tolerance):

@@ -5,6 +5,7 @@ and which gradients does the backward pass claim? It works on a copy of the laye
 be made, so that the user's own is left as it was.
 """
 
+import contextlib
 import copy
 import inspect
 from dataclasses import dataclass
@@ -121,12 +122,15 @@ class LayerSubject(Subject):
         gradients = self.layer.backward(dy) if self.takes_dy else self.layer.backward()
         return self.match(gradients) + [t.gradient() for t in self.parameters]
 
-    def output_of_a_copy(self):
-        """y from a copy of the layer as it was given, or None if it cannot be copied."""
-        twin = try_copy(self.given)
-        if twin is self.given:
-            return None
-        return twin.forward(*self.fresh_arguments(), **self.options)
+    @contextlib.contextmanager
+    def bystander(self):
+        """A fresh copy in the layer's place, for a while; gives whether one could be made."""
+        held = self.layer, self.called_with
+        self.layer = try_copy(self.given)
+        try:
+            yield self.layer is not self.given
+        finally:
+            self.layer, self.called_with = held
 
     def must_accumulate(self):
         """Whether a second backward pass has to add to the gradients: the contract of a Layer."""
@@ -157,10 +161,14 @@ class PairSubject(Subject):
             return self.match(backward(dy, *self.called_with))
         return self.match(backward(dy, self.cache) if self.takes_dy else backward(self.cache))
 
-    def output_of_a_copy(self):
-        """A second call: its cache is its own, so the first one must stay valid."""
-        result = self.functions[0](*[a.copy() if is_float(a) else a for a in self.inputs])
-        return result[0] if self.has_cache else result
+    @contextlib.contextmanager
+    def bystander(self):
+        """Another call: it has a cache of its own, so the first one has to stay valid."""
+        held = self.cache, self.called_with
+        try:
+            yield True
+        finally:
+            self.cache, self.called_with = held
 
     def must_accumulate(self):
         return False

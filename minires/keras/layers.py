@@ -46,9 +46,8 @@ class KerasLayer:
             inspect.signature(cls.__init__).bind(None, *args, **options)
         except TypeError as error:
             known = ", ".join(list(inspect.signature(cls.__init__).parameters)[1:])
-            raise TypeError(
-                f"{cls.__name__} expects its arguments out of {known}: {error}"
-            ) from None
+            message = f"{cls.__name__} expects its arguments out of {known}: {error}"
+            raise TypeError(message) from None
         return super().__new__(cls)
 
     name = None

@@ -28,7 +28,8 @@ class Parts:
         Without a norm the convolutions get a bias.
     shortcut : {"A", "B"}
         Where a block changes shape: "A" subsamples and pads channels with zeros, "B" is a 1x1
-        convolution (with norm, except in front of pre-activation blocks). He et al. (2015), arXiv:1512.03385, section 3.3.
+        convolution, with a norm behind it except beside pre-activation blocks. He et al. (2015),
+        arXiv:1512.03385, section 3.3.
     rng : None, int or numpy.random.Generator
     dtype : float32 or float64
     ops : module
