@@ -13,6 +13,7 @@ import importlib
 
 from minires import data, initializers, models, ops, schedules
 from minires.core import Layer, Observer, Parameter, observe, retain_caches
+from minires.finite import NonFiniteError
 from minires.gradcheck import assert_gradients, check_gradients
 from minires.history import History
 from minires.keras import Model
@@ -35,7 +36,7 @@ from minires.layers import (
 from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy
 from minires.models.summary import print_summary as summary
 from minires.optimizers import SGD, Adam, AdamW, clip_gradients
-from minires.training import NonFiniteError, evaluate, fit, predict, train_step
+from minires.training import evaluate, fit, predict, train_step
 
 __version__ = "0.1.0"
 

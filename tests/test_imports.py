@@ -14,7 +14,7 @@ FLOORS = [
     {"core", "initializers"},
     {"layers"},
     {"losses", "models"},
-    {"gradcheck", "optimizers", "schedules", "history", "samples"},
+    {"finite", "gradcheck", "optimizers", "schedules", "history", "samples"},
     {"flow", "training"},
     {"testing", "plots", "keras"},
     {"cli", "__main__"},

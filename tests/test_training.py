@@ -9,13 +9,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minires.core import Layer
 from minires.data import load_digits
+from minires.finite import NonFiniteError
 from minires.history import Epoch, History
 from minires.layers import BatchNorm2d, Dense, Dropout, Flatten, ReLU, Sequential
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import resnet8
 from minires.optimizers import SGD, Adam, clip_gradients, gradient_norm
 from minires.schedules import Cosine, Step
-from minires.training import NonFiniteError, evaluate, fit, predict, train_step
+from minires.training import evaluate, fit, predict, train_step
 
 DIGITS = load_digits()
 

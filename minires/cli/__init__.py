@@ -9,7 +9,7 @@ import sys
 from minires import __version__
 from minires.cli import check, demo, summary, train
 from minires.cli.arguments import Parser
-from minires.training import NonFiniteError
+from minires.finite import NonFiniteError
 
 COMMANDS = (demo, train, summary, check)
 
