@@ -11,7 +11,7 @@ The six lines that everything else serves:
 
 import importlib
 
-from minires import data, initializers, models, ops, schedules
+from minires import data, flow, initializers, keras, models, ops, schedules
 from minires.core import Layer, Observer, Parameter, observe, retain_caches
 from minires.finite import NonFiniteError
 from minires.gradcheck import assert_gradients, check_gradients
@@ -72,7 +72,9 @@ __all__ = [
     "data",
     "evaluate",
     "fit",
+    "flow",
     "initializers",
+    "keras",
     "models",
     "observe",
     "ops",
@@ -81,11 +83,10 @@ __all__ = [
     "retain_caches",
     "schedules",
     "summary",
-    "testing",
     "train_step",
 ]
 
-LAZY = ("flow", "plots", "testing")  # they import matplotlib or hypothesis, which takes a second
+LAZY = ("plots", "testing")  # they import matplotlib and Hypothesis; the latter may be missing
 
 
 def __getattr__(name):

@@ -98,6 +98,23 @@ def expect_dtype(owner, dtype):
     return found
 
 
+def as_rng(owner, rng):
+    """`rng` as a numpy.random.Generator, or ValueError if it is no seed."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{owner} expects rng to be None, an integer >= 0 or a Generator, got {rng!r}"
+        ) from None
+
+
+def expect_callable(owner, name, value):
+    """Return `value`, or raise TypeError if it cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{owner} expects {name} to be a function, got {value!r}")
+    return value
+
+
 def format_shape(shape):
     """(N, H, W, 3) as text, letters without quotes."""
     inside = ", ".join(str(size) for size in shape)

@@ -44,7 +44,8 @@ class Parameter:
 
     @value.setter
     def value(self, new):
-        self._value = self._same_kind("value", new)
+        if new is not self._value:
+            self._value = self._same_kind("value", new)
 
     @property
     def grad(self):
@@ -52,12 +53,11 @@ class Parameter:
 
     @grad.setter
     def grad(self, new):
-        self._grad = self._same_kind("grad", new)
+        if new is not self._grad:  # as it is after `grad += ...`
+            self._grad = self._same_kind("grad", new)
 
     def _same_kind(self, name, new):
         old = self._value
-        if new is old or new is self._grad:  # as after `grad += ...`
-            return new
         if not isinstance(new, np.ndarray) or (new.shape, new.dtype) != (old.shape, old.dtype):
             came = (
                 f"{format_shape(new.shape)} {new.dtype}"
@@ -178,7 +178,7 @@ class Layer(Copyable):
         self._check(x)
         before = self.snapshot() if training else None
         try:
-            y, cache = self._forward(x, training)
+            y, cache = output_and_cache(self, self._forward(x, training))
             for observer in self.observers:
                 observer.after_forward(self, x, y, training)
         except BaseException:
@@ -223,11 +223,20 @@ class Layer(Copyable):
             observer.after_backward(self, dy, dx)
         return dx
 
+    def __call__(self, x, *, training=False):
+        """`forward`, for hands that are used to calling layers."""
+        return self.forward(x, training=training)
+
     # ---- what is inside
 
     def __setattr__(self, name, value):
         """Set an attribute; refuse layers in a list, where nobody would find them."""
-        if isinstance(value, list | tuple | dict) and not name.startswith("_"):
+        if isinstance(value, Layer) and any(value is v for k, v in self.children() if k != name):
+            raise ValueError(
+                f"{type(self).__name__} expects each layer in one place, got the same "
+                f"{type(value).__name__} as {name} and under another name: make a second one"
+            )
+        if isinstance(value, list | tuple | dict) and name != "_cache":
             parts = value.values() if isinstance(value, dict) else value
             if any(isinstance(part, Layer | Parameter) for part in parts):
                 raise TypeError(
@@ -297,6 +306,18 @@ class Layer(Copyable):
             return f"{type(self).__name__}()"
         inside = inside.replace("\n", "\n    ")
         return f"{type(self).__name__}(\n    {inside},\n)"
+
+
+def output_and_cache(layer, result):
+    """(y, cache) as `_forward` returned them, or TypeError if it returned something else."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], np.ndarray):
+        return result
+    came = type(result).__name__
+    if isinstance(result, tuple):
+        came = f"({', '.join(type(part).__name__ for part in result)})"
+    raise TypeError(
+        f"{type(layer).__name__}._forward expects to return (y, cache), y a NumPy array, got {came}"
+    )
 
 
 def join_path(prefix, name):

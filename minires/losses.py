@@ -101,7 +101,7 @@ class CategoricalCrossEntropy(Copyable):
         owner = "CategoricalCrossEntropy"
         expect_array(owner, "probs", probs, ("N", "K"))
         off = np.abs(probs.sum(axis=1) - 1).max()
-        if off > 1e-3 or probs.min() < -1e-3:
+        if not (off <= 1e-3 and probs.min() >= -1e-3):
             raise ValueError(
                 f"{owner} expects probs >= 0 in rows that sum to 1, got a smallest value of "
                 f"{probs.min():g} and a sum that is off by {off:g}: end the model with Softmax(), "

@@ -64,7 +64,10 @@ class Optimizer:
 
     def __repr__(self):
         count = sum(p.size for p in self.parameters)
-        return f"{type(self).__name__}({count:,} parameters, lr={self.lr:g})"
+        held = ("parameters", "steps", "decay")
+        settings = {k: v for k, v in vars(self).items() if k not in held and not is_state(v)}
+        more = ", ".join(f"{name.lstrip('_')}={value!r}" for name, value in settings.items())
+        return f"{type(self).__name__}({count:,} parameters, {more}, decay={self.decay!r})"
 
 
 class SGD(Optimizer):
@@ -240,6 +243,11 @@ def squared_norm(array):
     """The sum of squares, added in float64."""
     flat = array.ravel().astype(np.float64)
     return float(flat @ flat)
+
+
+def is_state(value):
+    """Whether an attribute is one array a Parameter."""
+    return isinstance(value, list)
 
 
 def as_parameters(owner, parameters):

@@ -4,8 +4,11 @@ The only importer of matplotlib. Lines differ in style and marker as well as in 
 they can be told apart when printed grey.
 """
 
+import re
+
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 STYLES = {
     "plain": {"color": "#c0392b", "linestyle": "--", "marker": "s"},
@@ -80,7 +83,7 @@ def training_curves(histories, *, ax=None, column="loss", title=None):
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{name} (log scale)" if "loss" in column else name)
     ax.set_title(title or name.capitalize())
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(True, which="major", alpha=0.3)
     ax.legend()
     return ax
@@ -135,7 +138,7 @@ def style_of(label):
     kind = next((kind for kind in STYLES if kind in label), None)
     if kind is None:
         return {"marker": "."}
-    depth = int("".join(c for c in label if c.isdigit()) or 0)
+    depth = int((re.findall(r"\d+", label) or ["0"])[0])
     style = dict(STYLES[kind])
     if depth <= 20:
         style |= {"markerfacecolor": "white", "linewidth": 1, "alpha": 0.7}

@@ -63,6 +63,7 @@ def layer_samples(*, dtype=np.float64, ops=default_ops):
         "Softmax": (Softmax(**plain), ROWS),
         "Sequential": (Sequential(Flatten(), Dense(120, 3, **trained)), IMAGES),
         "Residual": (residual(trained, norm, plain), IMAGES),
+        "Residual of a ReLU": (Residual(ReLU(**plain)), IMAGES),
         "Residual, projected": (
             Residual(
                 Conv2d(4, 6, 3, stride=2, padding=1, **trained),

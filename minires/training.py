@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from minires.checks import expect_array, expect_int, expect_number
+from minires.checks import as_rng, expect_array, expect_callable, expect_int, expect_number
+from minires.core import Layer
 from minires.data import Dataset, batches, count_batches
 from minires.finite import explain
 from minires.history import Epoch, History
 from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy, as_targets
-from minires.optimizers import clip_gradients, gradient_norm
+from minires.optimizers import Optimizer, clip_gradients, gradient_norm
 
 
 class Evaluation(NamedTuple):
@@ -50,7 +51,7 @@ def train_step(model, loss, optimizer, x, labels, *, clip_norm=None):
 
     Notes
     -----
-    After any error, weights, optimiser and running statistics are as they were.
+    After any error before the update, weights, optimiser and running statistics are as they were.
     """
     before = model.snapshot()
     try:
@@ -138,11 +139,14 @@ def fit(
         expect_number("fit", "clip_norm", clip_norm, above=0)
     x, labels, test = training_and_test(data, validation)
     loss = SoftmaxCrossEntropy() if loss is None else loss
+    expect_players("fit", model, loss, optimizer)
     refuse_foreign_parameters(model, optimizer)
-    refuse_uncallable(schedule=schedule, on_epoch_end=on_epoch_end)
+    for name, function in (("schedule", schedule), ("on_epoch_end", on_epoch_end)):
+        if function is not None:
+            expect_callable("fit", name, function)
     for images, classes in [(x, labels), *([test] if test else [])]:
         rehearse(model, loss, images, classes)
-    rng = np.random.default_rng(rng)
+    rng = as_rng("fit", rng)
     history = History()
     total = epochs * count_batches(len(x), batch_size)
     disable = None if progress is None else not progress
@@ -246,6 +250,11 @@ def training_and_test(data, validation):
     ValueError
         If images and labels differ in number, or there are none.
     """
+    if validation is not None and (
+        not isinstance(validation, tuple | list) or len(validation) != 2
+    ):
+        kind = type(validation).__name__
+        raise TypeError(f"fit expects validation as (x, labels), got {kind}")
     if isinstance(data, Dataset):
         x, labels, test = data.x_train, data.y_train, (data.x_test, data.y_test)
     elif isinstance(data, tuple | list) and len(data) == 2:
@@ -255,10 +264,10 @@ def training_and_test(data, validation):
     test = validation if validation is not None else test
     for images, classes in [(x, labels)] + ([test] if test is not None else []):
         expect_array("fit", "x", images)
-        if len(images) != len(classes):
+        count = np.shape(classes)[0] if np.ndim(classes) else 0
+        if len(images) != count:
             raise ValueError(
-                f"fit expects as many labels as images, "
-                f"got {len(images)} images and {len(classes)} labels"
+                f"fit expects as many labels as images, got {len(images)} images and {count} labels"
             )
     return x, np.asarray(labels), test and (test[0], np.asarray(test[1]))
 
@@ -271,11 +280,18 @@ def rehearse(model, loss, x, labels):
         as_targets(type(loss).__name__, labels, len(x), logits.shape[1], logits.dtype)
 
 
-def refuse_uncallable(**functions):
-    """A schedule or callback that cannot be called would only be noticed in the middle."""
-    for name, function in functions.items():
-        if function is not None and not callable(function):
-            raise TypeError(f"fit expects {name} to be a function, got {function!r}")
+def expect_players(owner, model, loss, optimizer):
+    """Refuse names, classes and functions where a layer, a loss or an optimiser belongs."""
+    if not isinstance(model, Layer):
+        raise TypeError(f"{owner} expects model to be a Layer, got {type(model).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        kind = type(optimizer).__name__
+        raise TypeError(
+            f"{owner} expects an optimizer such as Adam(model.parameters()), got {kind}"
+        )
+    methods = (getattr(loss, name, None) for name in ("forward", "backward"))
+    if isinstance(loss, type) or not all(map(callable, methods)):
+        raise TypeError(f"{owner} expects a loss such as SoftmaxCrossEntropy(), got {loss!r}")
 
 
 def refuse_foreign_parameters(model, optimizer):

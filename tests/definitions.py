@@ -175,6 +175,25 @@ def dense_gradients(x, w, dy):
     return dx, dw, dy.sum(axis=0)
 
 
+def softmax(x):
+    p = np.zeros_like(x, order="C")
+    for n in range(len(x)):
+        total = sum(np.exp(v - max(x[n])) for v in x[n])
+        for k in range(x.shape[1]):
+            p[n, k] = np.exp(x[n, k] - max(x[n])) / total
+    return p
+
+
+def softmax_gradient(p, dy):
+    """The whole Jacobian of each row: dp_i / dx_j = p_i (1[i = j] - p_j)."""
+    dx = np.zeros_like(p)
+    for n in range(len(p)):
+        for j in range(p.shape[1]):
+            for i in range(p.shape[1]):
+                dx[n, j] += dy[n, i] * p[n, i] * ((i == j) - p[n, j])
+    return dx
+
+
 def softmax_cross_entropy(logits, targets):
     """Loss and gradient, a row at a time."""
     loss, dlogits = 0.0, np.zeros_like(logits, order="C")

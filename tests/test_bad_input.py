@@ -133,7 +133,7 @@ ARGUMENTS = {
     "rate 1": (lambda: Dropout(1.0), "rate to be a number >= 0 and < 1, got 1.0"),
     "rate in words": (lambda: Dropout("half"), "rate to be a number >= 0 and < 1, got 'half'"),
     "fewer channels": (lambda: PadShortcut(8, 4), "out_channels to be an integer >= 8, got 4"),
-    "shared": (lambda: shared(), "each layer in one place, got the same ReLU as 0 and 1"),
+    "shared": (lambda: shared(), "each layer in one place, got the same ReLU as"),
     "taken name": (lambda: Sequential(forward=ReLU()), "names that are free and have no dot"),
     "dotted name": (lambda: Sequential(**{"a.b": ReLU()}), "no dot, got 'a.b'"),
     "no branch": (lambda: Residual(None), "branch to be a Layer, got NoneType"),

@@ -288,3 +288,56 @@ def test_adding_to_a_gradient_keeps_its_array():
     parameter.value = given
     parameter.value += 1
     assert (given == 1).all()
+
+
+def test_retained_caches_are_freed_after_an_error_and_can_be_nested(rng):
+    model, x = small_model(), rng.standard_normal((2, 5, 5, 3))
+
+    def fail():
+        with retain_caches(model):
+            model.forward(x)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail()
+    with pytest.raises(RuntimeError, match="forward before it"):
+        model.backward(np.ones((2, 5, 5, 4)))
+    with retain_caches(model):
+        y = model.forward(x)
+        with retain_caches(model):
+            model.backward(y)
+        model.backward(y)
+        twin = copy.deepcopy(model)
+    twin.backward(twin.forward(x))
+    with pytest.raises(RuntimeError, match="forward before it"):
+        twin.backward(y)
+
+
+def test_values_and_gradients_never_become_one_array():
+    parameter = Parameter(np.ones(3))
+    parameter.grad += 2
+    parameter.value = parameter.grad
+    parameter.grad[...] = 0
+    assert (parameter.value == 2).all()
+    parameter.grad = parameter.value
+    assert not np.shares_memory(parameter.grad, parameter.value)
+
+
+def test_a_layer_can_be_called():
+    assert (ReLU()(np.array([-1.0, 2.0])) == [0, 2]).all()
+
+
+@pytest.mark.parametrize("result", [np.ones(3), (np.ones(3),), ([1.0], None), None])
+def test_a_forward_that_returns_no_output_and_cache_is_told_so(result):
+    class Forgets(Layer):
+        def _forward(self, x, training):
+            return result
+
+    with pytest.raises(TypeError, match=r"Forgets\._forward expects to return \(y, cache\), y a"):
+        Forgets().forward(np.ones(3))
+
+
+def test_one_layer_cannot_be_put_into_two_places_later():
+    model = Sequential(ReLU(), ReLU())
+    with pytest.raises(ValueError, match="each layer in one place"):
+        setattr(model, "0", model[1])

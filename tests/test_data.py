@@ -89,3 +89,9 @@ def test_batches_shuffle_examples_and_not_batches():
 def test_wrong_arguments_are_refused_at_once(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_neighbours_are_parted():
+    x = np.arange(1000)
+    order = np.concatenate([xb for xb, _ in batches(x, x, 100, rng=0)])
+    assert (np.abs(np.diff(order)) == 1).mean() < 0.05

@@ -51,3 +51,13 @@ def test_batch_norm_turns_vanishing_into_exploding_and_the_identity_path_cures_b
     assert plain[0] > 100 * plain[-1]  # explodes towards the input
     assert max(residual) < 10 * min(residual)
     assert min(norms(56, kind="residual", norm=None)) > 1
+
+
+def test_gradients_from_before_do_not_count_and_the_loss_can_be_chosen():
+    model = cifar_resnet(8, input_shape=(8, 8, 1), rng=0)
+    clean = gradient_norms(model, X, Y)
+    for parameter in model.parameters():
+        parameter.grad[...] = 7
+    assert gradient_norms(model, X, Y) == clean
+    smoothed = gradient_norms(model, X, Y, loss=SoftmaxCrossEntropy(label_smoothing=0.5))
+    assert smoothed[0].norm != clean[0].norm

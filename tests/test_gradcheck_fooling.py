@@ -405,3 +405,41 @@ def test_deep_plain_stacks_of_relu_pass():
 def test_arguments_that_do_not_fit_are_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+class RawWeights(Layer):
+    """Keeps its weights where nobody looks for them."""
+
+    def __init__(self):
+        self.w = np.full(3, 2.0)
+
+    def _forward(self, x, training):
+        return x * self.w, None
+
+    def _backward(self, dy, cache):
+        return dy * self.w
+
+
+class HiddenLayers(Layer):
+    def __init__(self):
+        self.parts = []
+        self.parts.append(Dense(3, 3, rng=0, dtype=np.float64))
+
+    def _forward(self, x, training):
+        return self.parts[0].forward(x), None
+
+    def _backward(self, dy, cache):
+        return self.parts[0].backward(dy)
+
+
+@pytest.mark.parametrize("layer", [RawWeights, HiddenLayers])
+def test_weights_of_a_layer_that_are_no_parameters_are_named(layer):
+    report = check_gradients(layer(), X)
+    assert "unchecked" in report.verdicts.values()
+    assert not report.ok
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_statistics_are_no_parameters(training):
+    norm = BatchNorm2d(3, dtype=np.float64)
+    assert list(check_gradients(norm, X, training=training).verdicts) == ["x", "gamma", "beta"]

@@ -265,7 +265,7 @@ def test_options_without_a_counterpart_are_refused_by_name(call, words):
 
 
 def test_a_split_that_leaves_nothing_is_refused():
-    model = compiled().compile("adam")
+    model = compiled().compile("adam", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=r"leave examples on both sides, got 0\.9 of 4"):
         model.fit(np.ones((4, 4)), np.zeros(4, int), validation_split=0.9)
     with pytest.raises(TypeError, match=r"validation_data to be \(x, y\), got ndarray"):

@@ -86,6 +86,28 @@ def test_wrong_labels_are_refused(loss, labels, words):
         loss.backward()
 
 
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), CategoricalCrossEntropy()])
+def test_a_refused_forward_forgets_the_one_before(loss):
+    prediction = np.full((3, 4), 0.25)
+    loss.forward(prediction, LABELS)
+    with pytest.raises(ValueError, match="labels from 0 to 3"):
+        loss.forward(prediction, LABELS + 2)
+    with pytest.raises(RuntimeError, match="expects a forward before it"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("row", [[1.5, -0.5], [np.nan, 1.0]])
+def test_what_is_no_distribution_is_refused_as_probabilities(row):
+    with pytest.raises(ValueError, match="probs >= 0 in rows that sum to 1"):
+        CategoricalCrossEntropy().forward(np.array([row]), np.array([0]))
+
+
+def test_soft_labels_are_taken_as_distributions_though_rounded(rng):
+    loss = SoftmaxCrossEntropy()
+    loss.forward(rng.standard_normal((1, 4)), np.array([[0.2, 0.3, 0.1, 0.4005]]))
+    assert_allclose(loss.backward().sum(axis=1), 0, atol=1e-15)
+
+
 def test_logits_given_as_probabilities_are_refused(rng):
     with pytest.raises(ValueError, match=r"sum to 1.* end the model with Softmax"):
         CategoricalCrossEntropy().forward(rng.standard_normal((3, 4)), LABELS)

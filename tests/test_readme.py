@@ -30,6 +30,10 @@ def test_the_two_commands_are_there_word_by_word():
     assert blocks == ["pip install . && minires demo\n", 'pip install -e ".[test]" && pytest\n']
 
 
+def test_the_table_names_all_commands():
+    assert re.findall(r"\| `minires (\w+)", README) == ["demo", "train", "summary", "check"]
+
+
 @pytest.mark.parametrize("command", re.findall(r"\| `minires (\w+)", README))
 def test_every_command_that_the_readme_names_has_help(command, capsys):
     assert main([command, "--help"]) == 0

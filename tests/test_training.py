@@ -11,8 +11,8 @@ from minires.core import Layer
 from minires.data import load_digits
 from minires.finite import NonFiniteError
 from minires.history import Epoch, History
-from minires.layers import BatchNorm2d, Dense, Dropout, Flatten, ReLU, Sequential
-from minires.losses import SoftmaxCrossEntropy
+from minires.layers import BatchNorm2d, Dense, Dropout, Flatten, ReLU, Sequential, Softmax
+from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy
 from minires.models import resnet8
 from minires.optimizers import SGD, Adam, clip_gradients, gradient_norm
 from minires.schedules import Cosine, Step
@@ -309,3 +309,117 @@ def test_a_nan_that_does_not_come_again_is_reported_as_it_was():
     model = Sequential(small(), Once(np.nan, "forward"))
     with pytest.raises(NonFiniteError, match="a loss of nan that did not come again"):
         train_step(model, SoftmaxCrossEntropy(), SGD(model.parameters(), 0.1), *few(32))
+
+
+class NanWeightGradient(Dense):
+    """dx is finite, dw is not."""
+
+    def _backward(self, dy, cache):
+        dx = super()._backward(dy, cache)
+        self.weight.grad[0, 0] = np.nan
+        return dx
+
+
+class NanInTraining(ReLU):
+    def _forward(self, x, training):
+        y, cache = super()._forward(x, training)
+        return (y * np.nan, cache) if training else (y, cache)
+
+
+class InfiniteLoss(SoftmaxCrossEntropy):
+    def forward(self, logits, labels):
+        return super().forward(logits, labels) + np.inf
+
+
+@pytest.mark.parametrize(
+    ("layer", "loss", "path", "where"),
+    [
+        (NanWeightGradient(10, 10, rng=0), SoftmaxCrossEntropy(), "1", "backward"),
+        (NanInTraining(), SoftmaxCrossEntropy(), "1", "forward"),
+        (ReLU(), InfiniteLoss(), "loss", "forward"),
+    ],
+)
+def test_the_place_of_a_nan_is_found(layer, loss, path, where):
+    model = Sequential(small(), layer)
+    before = state_of(model)
+    with pytest.raises(NonFiniteError) as caught:
+        train_step(model, loss, SGD(model.parameters(), 0.1), *few(32))
+    assert (caught.value.path, caught.value.where) == (path, where)
+    assert_same_state(state_of(model), before)
+    assert all((p.grad == 0).all() for p in model.parameters())
+
+
+def test_a_single_layer_is_called_the_model():
+    x = np.ones((4, 3), np.float32)
+    model = NanWeightGradient(3, 2, rng=0)
+    with pytest.raises(NonFiniteError, match="in the backward pass of the model at step 1"):
+        train_step(model, SoftmaxCrossEntropy(), SGD(model.parameters(), 0.1), x, np.zeros(4, int))
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_examples_and_not_over_batches():
+    model = small()
+    model.dropout.rate = 0.0
+    x, labels = few(10)
+    history = fit(
+        model, (x, labels), SGD(model.parameters(), 0.0), 1, batch_size=8, rng=0, shuffle=False
+    )
+    loss = SoftmaxCrossEntropy()
+    values = [
+        loss.forward(model.forward(x[part], training=True), labels[part])
+        for part in (slice(8), slice(8, 10))
+    ]
+    assert history[0].loss == pytest.approx((8 * values[0] + 2 * values[1]) / 10, rel=1e-6)
+
+
+def test_without_shuffling_the_seed_does_not_matter():
+    losses = []
+    for seed in (0, 1):
+        model = small()
+        optimizer = SGD(model.parameters(), 0.1)
+        losses += fit(model, few(), optimizer, 1, rng=seed, shuffle=False).column("loss")
+    assert losses[0] == losses[1]
+
+
+def test_a_wrong_test_label_is_found_before_the_first_step():
+    model = small()
+    before = state_of(model)
+    wrong = few(5)[0], np.full(5, 10)
+    with pytest.raises(ValueError, match="labels from 0 to 9, got 10"):
+        fit(model, few(), SGD(model.parameters(), 0.1), 1, validation=wrong)
+    assert_same_state(state_of(model), before)
+
+
+def test_the_test_images_are_evaluated_with_the_loss_of_the_training():
+    model = Sequential(small(), Softmax())
+    loss = CategoricalCrossEntropy()
+    history = fit(
+        model, few(), SGD(model.parameters(), 0.1), 1, loss=loss, validation=few(20), rng=0
+    )
+    expected = evaluate(model, *few(20), loss=loss)
+    assert (history[0].test_loss, history[0].test_accuracy) == expected
+
+
+def test_a_bar_is_drawn_when_asked_for(capsys):
+    model = small()
+    fit(model, few(), SGD(model.parameters(), 0.1), 1, rng=0, progress=True)
+    assert "epoch 1/1" in capsys.readouterr().err
+    fit(model, few(), SGD(model.parameters(), 0.1), 1, rng=0, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer": "adam"}, r"an optimizer such as Adam\(.*\), got str"),
+        ({"loss": "mse"}, "a loss such as SoftmaxCrossEntropy.., got 'mse'"),
+        ({"loss": SoftmaxCrossEntropy}, "a loss such as SoftmaxCrossEntropy"),
+        ({"validation": few(5)[0]}, "validation as .x, labels., got ndarray"),
+        ({"validation": DIGITS}, "validation as .x, labels., got Dataset"),
+        ({"model": None}, "model to be a Layer, got NoneType"),
+    ],
+)
+def test_names_where_objects_belong_are_refused(change, words):
+    model = small()
+    given = {"model": model, "data": few(), "optimizer": SGD(model.parameters(), 0.1), "epochs": 1}
+    with pytest.raises(TypeError, match=words):
+        fit(**given | change)

@@ -6,6 +6,8 @@ A mistake gets one line on stderr and exit code 2; training that fails exits wit
 import argparse
 import sys
 
+from threadpoolctl import threadpool_limits
+
 from minires import __version__
 from minires.cli import check, demo, summary, train
 from minires.cli.arguments import Parser
@@ -21,7 +23,10 @@ def main(argv=None):
     except SystemExit as stop:  # argparse has printed its line
         return stop.code
     try:
-        return options.run(options)
+        # small products gain nothing from more threads, and spinning ones lose a lot on a busy
+        # machine; one thread also makes results independent of the number of cores
+        with threadpool_limits(limits=1, user_api="blas"):
+            return options.run(options)
     except KeyboardInterrupt:
         return complain("interrupted", code=130)
     except NonFiniteError as error:

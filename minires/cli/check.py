@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ EXAMPLE = "minires check my_layers.py:Scale --input-shape 4,8,8,3"
 
 
 def add_arguments(parser):
+    """The options of the command."""
     parser.add_argument(
         "target",
         nargs="?",
@@ -34,6 +36,7 @@ def add_arguments(parser):
 
 
 def run(options):
+    """Print the report; 1 if a gradient was not shown to be right."""
     if options.target is None:
         report = check_samples(options.seed)
     else:
@@ -49,11 +52,11 @@ def check_samples(seed):
         for name, (layer, size) in layer_samples().items():
             if training or layer.snapshot():
                 x = np.random.default_rng(seed).standard_normal(size)
-                report = check_gradients(layer, x, training=training, rng=seed, tolerance=1e-6)
+                report = check_gradients(layer, x, training=training, rng=seed)
                 rows += named(report, name if training else f"{name}, inference")
     for name, (loss, prediction, labels) in loss_samples().items():
         rows += named(check_gradients(loss, prediction, labels, rng=seed), name)
-    return GradientReport("every layer of minires", rows, 1e-6)
+    return GradientReport("every layer of minires", rows, 1e-7)
 
 
 def named(report, name):
@@ -76,7 +79,15 @@ def check_target(target, input_shape, seed):
             layer = layer.astype(np.float64)
         return check_gradients(layer, x, rng=seed)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{target} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{target} raised {describe(error, file)}") from error
+
+
+def describe(error, file):
+    """An error of the user's code with the last line of the user's file that it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(file).name]
+    where = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def load(path):
@@ -89,5 +100,5 @@ def load(path):
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} raised {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} raised {describe(error, path)}") from error
     return module

@@ -26,6 +26,7 @@ class Run(NamedTuple):
 
 
 def add_arguments(parser):
+    """The options of the command."""
     add = parser.add_argument
     add("--out", default="minires_demo", metavar="DIR", help="default minires_demo")
     add("--epochs", type=positive_int, default=8, metavar="E", help="default 8, a minute or so")
@@ -33,6 +34,7 @@ def add_arguments(parser):
 
 
 def run(options):
+    """Train four networks, measure two more, write and say what was seen."""
     folder = make_folder(options.out)
     data = load_digits()
     print(f"{data}; Adam 1e-3, batch 64, {options.epochs} epochs, seed {options.seed}")
@@ -55,6 +57,7 @@ def run(options):
 
 
 def network(kind, depth, data, rng, norm="batch"):
+    """A fresh network for the images of `data`."""
     return cifar_resnet(depth, kind=kind, norm=norm, input_shape=data.input_shape, rng=rng)
 
 

@@ -8,6 +8,7 @@ EXAMPLE = "minires summary resnet20 --input-shape 32,32,3"
 
 
 def add_arguments(parser):
+    """The options of the command."""
     parser.add_argument("model", metavar="MODEL", help=f"one of {', '.join(BUILDERS)}")
     parser.add_argument(
         "--input-shape", type=shape, metavar="H,W,C", help="size of an image; the model's own"
@@ -16,6 +17,7 @@ def add_arguments(parser):
 
 
 def run(options):
+    """Print the table."""
     given = {"input_shape": options.input_shape, "num_classes": options.classes}
     given = {name: value for name, value in given.items() if value is not None}
     model = build(options.model, rng=0, **given)

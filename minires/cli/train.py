@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
+
+from minires import __version__
 from minires.cli.arguments import make_folder, non_negative, positive_int, seed
-from minires.data import LOADERS
+from minires.data import LOADERS, count_batches
 from minires.history import describe
 from minires.models import BUILDERS, build
 from minires.optimizers import SGD, Adam, AdamW
@@ -25,6 +28,7 @@ SCHEDULES = {
 
 
 def add_arguments(parser):
+    """The options of the command."""
     add = parser.add_argument
     add("--model", required=True, metavar="MODEL", help="a name that `minires summary` knows")
     add("--data", choices=LOADERS, default="digits", help="default digits")
@@ -41,9 +45,10 @@ def add_arguments(parser):
 
 
 def run(options):
+    """Train, then write the run folder."""
     data, model, optimizer = prepare(options)
     folder = make_folder(options.out)
-    steps = options.epochs * -(-len(data.x_train) // options.batch_size)
+    steps = options.epochs * count_batches(len(data.x_train), options.batch_size)
     schedule = SCHEDULES[options.schedule](optimizer.lr, steps)
     print(f"{options.model} on {data}: {optimizer!r}, {schedule!r}")
     history = fit(
@@ -56,7 +61,7 @@ def run(options):
         rng=options.seed,
         on_epoch_end=lambda epoch: print(describe(epoch), flush=True),
     )
-    write(folder, options, history)
+    write(folder, options, history, optimizer=repr(optimizer), schedule=repr(schedule))
     print(f"wrote recipe.json, history.csv, history.jsonl and curves.png into {folder}")
     return 0
 
@@ -86,11 +91,12 @@ def prepare(options):
     return data, model, kind(model.parameters(), lr, **more)
 
 
-def write(folder, options, history):
+def write(folder, options, history, **resolved):
     """The run folder: what was asked for, what was measured, and the curves."""
     from minires import plots  # matplotlib takes a second to import
 
     recipe = {name: value for name, value in vars(options).items() if name != "run"}
+    recipe |= resolved | {"minires": __version__, "numpy": np.__version__}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     history.to_csv(folder / "history.csv")
     history.to_jsonl(folder / "history.jsonl")

@@ -36,6 +36,7 @@ def batches(x, labels, batch_size, rng=None, *, shuffle=True):
             f"batches expects as many labels as examples, at least one, "
             f"got {len(x)} examples and {len(labels)} labels"
         )
+    x, labels = np.asarray(x), np.asarray(labels)
     order = np.arange(len(x))
     if shuffle:
         np.random.default_rng(rng).shuffle(order)
@@ -46,5 +47,5 @@ def batches(x, labels, batch_size, rng=None, *, shuffle=True):
 def count_batches(examples, batch_size):
     """How many batches there will be."""
     count = -(-examples // batch_size)
-    alone = batch_size > 1 and examples % batch_size == 1 and count > 1
+    alone = examples % batch_size == 1 and count > 1
     return count - alone

@@ -117,7 +117,8 @@ def check_gradients(
         layer_or_pair, inputs, training=training, constant=constant, parameters=parameters
     )
     if not subject.targets:
-        raise TypeError(f"{owner} expects at least one float64 array to check, got none")
+        came = ", ".join(describe(a) for a in inputs) or "nothing"
+        raise TypeError(f"{owner} expects at least one float64 array to check, got {came}")
     if any(target.array.size == 0 for target in subject.targets):
         raise ValueError(f"{owner} expects arrays with at least one number, got an empty one")
     values = [target.array.copy() for target in subject.targets]
@@ -302,6 +303,11 @@ def depends_on(subject, array, y):
         return True
     finally:
         array[...] = before
+
+
+def describe(value):
+    """What an input is, in two words."""
+    return f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def put_back(targets, values, gradients):

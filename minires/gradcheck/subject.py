@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.core import Layer
-from minires.gradcheck.discover import arrays_in, fetch, pair_up
+from minires.gradcheck.discover import arrays_in, fetch, pair_up, show
 
 
 @dataclass
@@ -80,7 +80,7 @@ class LayerSubject(Subject):
             constant = () if self.takes_dy else range(1, len(inputs))
         super().__init__(inputs, input_names(layer.forward, len(inputs)), constant)
         self.options = {"training": training} if accepts(layer.forward, "training") else {}
-        self.start = layer.snapshot() if isinstance(layer, Layer) else None
+        self.start = self.layer.snapshot() if isinstance(layer, Layer) else None
         self.title = type(layer).__name__
         self.loose = []
         self._find_parameters(parameters)
@@ -95,6 +95,12 @@ class LayerSubject(Subject):
         elif isinstance(self.layer, Layer):
             named = self.layer.named_parameters()
             self.parameters = [Target(n, p.value, lambda p=p: p.grad) for n, p in named]
+            known = [a for _, p in named for a in (p.value, p.grad)] + arrays_of(self.start)
+            self.loose = [
+                Target(show(path), array)
+                for path, array in arrays_in(self.layer).items()
+                if not any(array is a for a in known)
+            ]
         else:
             before = arrays_in(self.layer)
             try:
@@ -209,6 +215,13 @@ def given_parameters(given):
         value, grad = pair
         targets.append(Target(name, value, grad if callable(grad) else lambda grad=grad: grad))
     return targets
+
+
+def arrays_of(snapshot):
+    """The arrays in what `Layer.snapshot` returns."""
+    if isinstance(snapshot, tuple | list):
+        return [a for part in snapshot for a in arrays_of(part)]
+    return [snapshot] if isinstance(snapshot, np.ndarray) else []
 
 
 def as_positions(constant, count):

@@ -48,3 +48,7 @@ __all__ = [
     "add",
     "to_categorical",
 ]
+
+
+def __getattr__(name):
+    raise AttributeError(f"minires.keras has no {name!r}; it has {', '.join(__all__)}")

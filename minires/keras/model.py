@@ -45,7 +45,8 @@ class SGD:
 
 
 OPTIMIZERS = {"adam": Adam, "sgd": SGD}
-LOSSES = ("categorical_crossentropy", "sparse_categorical_crossentropy")
+# the rank of the labels that each loss takes
+LOSSES = {"categorical_crossentropy": 2, "sparse_categorical_crossentropy": 1}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Model:
             dtype = expect_dtype("Model", dtype)
             self.layer = build(inputs, outputs, {"rng": self.rng, "dtype": dtype, "ops": ops})
         self.input_shape = getattr(inputs, "shape", (None,))[1:]
-        self.optimizer = self.loss = None
+        self.optimizer = self.loss = self.label_form = None
 
     def compile(self, optimizer="adam", loss="categorical_crossentropy", metrics=None):
         """Choose how to train.
@@ -114,6 +115,8 @@ class Model:
         -------
         self : Model
         """
+        if not isinstance(metrics, list | tuple | None):
+            raise TypeError(f"compile expects metrics to be a list, got {metrics!r}")
         for metric in metrics or ():
             expect_choice("compile", "metrics", metric, ("accuracy", "acc"))
         if isinstance(optimizer, str):
@@ -123,8 +126,9 @@ class Model:
             optimizer = optimizer.bind(self.layer.parameters())
         if not isinstance(optimizer, optimizers.Optimizer):
             raise TypeError(f"compile expects an optimizer or its name, got {optimizer!r}")
+        form = None
         if isinstance(loss, str):
-            expect_choice("compile", "loss", loss, LOSSES)
+            form = LOSSES[expect_choice("compile", "loss", loss, list(LOSSES))]
             if not ends_in_softmax(self.layer):
                 raise ValueError(
                     f"compile expects a model that ends in a softmax for the loss {loss!r}, got "
@@ -133,7 +137,7 @@ class Model:
             loss = CategoricalCrossEntropy()
         if isinstance(loss, type) or not callable(getattr(loss, "backward", None)):
             raise TypeError(f"compile expects a loss or its name, got {loss!r}")
-        self.optimizer, self.loss = optimizer, loss
+        self.optimizer, self.loss, self.label_form = optimizer, loss, form
         return self
 
     def fit(
@@ -173,13 +177,9 @@ class Model:
         epochs = expect_int("fit", "epochs", epochs)
         split = expect_number("fit", "validation_split", validation_split, at_least=0, below=1)
         x, y = self._arrays(x, y)
-        if (
-            not isinstance(validation_data, tuple | list | None)
-            or len(validation_data or "xy") != 2
-        ):
-            kind = type(validation_data).__name__
-            raise TypeError(f"fit expects validation_data to be (x, y), got {kind}")
-        validation = self._arrays(*validation_data) if validation_data is not None else None
+        validation = None
+        if validation_data is not None:
+            validation = self._arrays(*expect_pair("validation_data", validation_data))
         if split and validation is None:
             kept = int(len(x) * (1 - split))
             if not 0 < kept < len(x):
@@ -237,6 +237,9 @@ class Model:
         y = None if y is None else np.asarray(y)
         if y is not None and y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
+        if y is not None and self.label_form not in (None, y.ndim):
+            wanted = "one-hot rows (N, K), see to_categorical" if y.ndim == 1 else "numbers (N,)"
+            raise ValueError(f"this loss expects labels as {wanted}, got shape {y.shape}")
         return x, y
 
     def _expect_compiled(self, method):

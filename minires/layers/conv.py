@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minires.checks import expect_array, expect_dtype, expect_int
+from minires.checks import as_rng, expect_array, expect_callable, expect_dtype, expect_int
 from minires.core import Layer, Parameter
 from minires.initializers import he_normal
 from minires.ops import default as default_ops
@@ -76,7 +76,8 @@ class Conv2d(Layer):
         taps = math.prod(self.kernel_size)
         shape = (*self.kernel_size, in_channels // groups, out_channels)
         fans = taps * in_channels // groups, taps * out_channels // groups
-        rng = np.random.default_rng(rng)
+        rng = as_rng("Conv2d", rng)
+        expect_callable("Conv2d", "initializer", initializer)
         self.weight = Parameter(initializer(rng, shape, *fans, dtype))
         self.bias = Parameter(np.zeros(out_channels, dtype), role="bias") if bias else None
         self.ops = ops

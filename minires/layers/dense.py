@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minires.checks import expect_array, expect_dtype, expect_int
+from minires.checks import as_rng, expect_array, expect_callable, expect_dtype, expect_int
 from minires.core import Layer, Parameter
 from minires.initializers import he_normal
 from minires.ops import default as default_ops
@@ -46,7 +46,8 @@ class Dense(Layer):
         self.out_features = expect_int("Dense", "out_features", out_features)
         dtype = expect_dtype("Dense", dtype)
         shape = (self.in_features, self.out_features)
-        rng = np.random.default_rng(rng)
+        rng = as_rng("Dense", rng)
+        expect_callable("Dense", "initializer", initializer)
         self.weight = Parameter(initializer(rng, shape, *shape, dtype))
         self.bias = Parameter(np.zeros(out_features, dtype), role="bias") if bias else None
         self.ops = ops

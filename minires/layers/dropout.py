@@ -1,8 +1,6 @@
 """The dropout layer. Its maths: `ops/reference/dropout.py`."""
 
-import numpy as np
-
-from minires.checks import expect_number
+from minires.checks import as_rng, expect_number
 from minires.core import Layer
 from minires.ops import default as default_ops
 
@@ -24,7 +22,7 @@ class Dropout(Layer):
 
     def __init__(self, rate=0.5, *, rng=None, ops=default_ops):
         self.rate = expect_number("Dropout", "rate", rate, at_least=0, below=1)
-        self.rng = np.random.default_rng(rng)
+        self.rng = as_rng("Dropout", rng)
         self.ops = ops
 
     def _forward(self, x, training):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minires.checks import expect_int
+from minires.checks import as_rng, expect_int
 from minires.initializers import glorot_uniform
 from minires.layers import (
     AvgPool2d,
@@ -60,7 +60,7 @@ def article_resnet(
     OH, OW = -(-H // 4) - 3, -(-W // 4) - 3  # after two "same" halvings and the 4x4 window
     if min(OH, OW) < 1:
         raise ValueError(f"article_resnet expects images of at least 13x13, got {H}x{W}")
-    rng = np.random.default_rng(rng)
+    rng = as_rng("article_resnet", rng)
     options = {"initializer": glorot_uniform, "rng": rng, "dtype": dtype, "ops": ops}
 
     def conv(C, kernel_size, stride=1):

@@ -1,8 +1,6 @@
 """What the networks are put together from: a convolution, its norm, a shortcut, a block."""
 
-import numpy as np
-
-from minires.checks import expect_choice, expect_dtype, expect_int
+from minires.checks import as_rng, expect_choice, expect_dtype, expect_int
 from minires.initializers import he_normal
 from minires.layers import (
     BatchNorm2d,
@@ -39,7 +37,7 @@ class Parts:
         self.norm = expect_choice(owner, "norm", norm, NORMS)
         self.shortcut_kind = expect_choice(owner, "shortcut", shortcut, SHORTCUTS)
         self.options = {
-            "rng": np.random.default_rng(rng),
+            "rng": as_rng(owner, rng),
             "dtype": expect_dtype(owner, dtype),
             "ops": ops,
             "initializer": initializer,

@@ -32,13 +32,52 @@ def test_dense_equals_the_definition_and_its_gradients_are_adjoints(N, D, F, dat
 
 @given(sizes, sizes, sizes, st.data())
 def test_dense_in_float32_is_within_8_roundings(N, D, F, data):
-    x, w, b = (data.draw(normal_arrays(s, np.float32)) for s in ((N, D), (D, F), (F,)))
-    y, _ = reference.dense_forward(x, w, b)
-    exact, terms = (
-        definitions.dense(*(part(a.astype(np.float64)) for a in (x, w, b)))
-        for part in (lambda a: a, np.abs)
-    )
-    assert_within_rounding(y, exact, terms)
+    arrays = [data.draw(normal_arrays(s, np.float32)) for s in ((N, D), (D, F), (F,), (N, F))]
+    x, w, b, dy = arrays
+    y, cache = reference.dense_forward(x, w, b)
+    found = [y, *reference.dense_backward(dy, cache)]
+    exact, terms = [], []
+    for results, part in ((exact, np.positive), (terms, np.abs)):
+        x, w, b, dy = (part(a.astype(np.float64)) for a in arrays)
+        results += [definitions.dense(x, w, b), *definitions.dense_gradients(x, w, dy)]
+    for a, e, t in zip(found, exact, terms, strict=True):
+        assert_within_rounding(a, e, t)
+
+
+@given(sizes, st.integers(2, 6), st.data())
+def test_softmax_equals_the_definition_in_both_dtypes(N, K, data):
+    x, dy = data.draw(normal_arrays((N, K))), data.draw(normal_arrays((N, K)))
+    p, cache = reference.softmax_forward(x)
+    expected = definitions.softmax(x)
+    assert_allclose(p, expected, rtol=1e-12)
+    dx = definitions.softmax_gradient(expected, dy)
+    assert_allclose(reference.softmax_backward(dy, cache), dx, rtol=1e-10, atol=1e-14)
+    single, cache = reference.softmax_forward(x.astype(np.float32))
+    # rounding x by eps |x| multiplies exp(x) by 1 + eps |x|
+    assert_within_rounding(single, expected, expected * (2 + 2 * np.abs(x).max()))
+    terms = expected * (np.abs(dy) + (np.abs(dy) * expected).sum(axis=1, keepdims=True))
+    found = reference.softmax_backward(dy.astype(np.float32), cache)
+    assert_within_rounding(found, dx, terms * (2 + 2 * np.abs(x).max()))
+
+
+@given(sizes, st.integers(2, 6), st.data())
+def test_softmax_cross_entropy_in_float32_is_within_8_roundings(N, K, data):
+    logits = data.draw(normal_arrays((N, K), np.float32))
+    targets = np.eye(K)[np.arange(N) % K]
+    exact, dlogits = definitions.softmax_cross_entropy(logits.astype(np.float64), targets)
+    loss, cache = reference.softmax_cross_entropy_forward(logits, targets.astype(np.float32))
+    spread = 2 * np.abs(logits).max() + np.log(K) + 1
+    assert_within_rounding(np.float32(loss).reshape(1), np.array([exact]), spread)
+    found = reference.softmax_cross_entropy_backward(cache)
+    assert_within_rounding(found, dlogits, (np.exp(0) + targets) / N * spread)
+
+
+def test_the_mean_loss_of_many_rows_keeps_its_digits():
+    logits = np.tile(np.array([[0.1, 0.7]], np.float32), (200_000, 1))
+    targets = np.tile(np.eye(2, dtype=np.float32)[:1], (200_000, 1))
+    loss, _ = reference.softmax_cross_entropy_forward(logits, targets)
+    one, _ = reference.softmax_cross_entropy_forward(logits[:1], targets[:1])
+    assert_allclose(loss, one, rtol=1e-7)
 
 
 @given(image_shapes(), st.data())

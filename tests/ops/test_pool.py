@@ -130,6 +130,25 @@ def test_float32_average_is_within_8_roundings(case, counted, data):
     assert_within_rounding(y, exact, terms)
 
 
+@given(pools(), st.booleans(), st.data())
+def test_float32_gradients_are_within_8_roundings(case, counted, data):
+    x = data.draw(normal_arrays(case["x_shape"], np.float32))
+    y, cache = avgpool2d_forward(x, **setting(case), count_include_pad=counted)
+    dy = data.draw(normal_arrays(y.shape, np.float32))
+    exact, terms = (
+        definitions.avgpool2d_gradient(x.shape, a, **setting(case), count_include_pad=counted)
+        for a in (dy.astype(np.float64), np.abs(dy.astype(np.float64)))
+    )
+    assert_within_rounding(avgpool2d_backward(dy, cache), exact, terms)
+
+
+def test_the_mean_of_a_large_window_keeps_its_digits():
+    x = np.full((1, 300, 300, 1), 0.1, np.float32)
+    y, _ = avgpool2d_forward(x, kernel_size=300, stride=1)
+    assert_allclose(y, np.float32(0.1), rtol=1e-7)
+    assert_allclose(global_avgpool2d_forward(x)[0], np.float32(0.1), rtol=1e-7)
+
+
 @pytest.mark.parametrize("forward", [maxpool2d_forward, avgpool2d_forward])
 def test_a_window_that_sees_no_pixel_is_refused(forward):
     with pytest.raises(ValueError, match=r"smaller than its kernel \(2, 2\).* got \(\(2, 2"):
