@@ -6,12 +6,11 @@ around them checks, keeps the cache between the two, and tells the observers.
 
 import contextlib
 import copy
-import importlib
-import types
 
 import numpy as np
 
 from minires.checks import FLOATS, expect_array, expect_choice, expect_dtype, format_shape
+from minires.copyable import Copyable
 
 ROLES = ("weight", "bias", "norm")
 
@@ -101,29 +100,6 @@ class Observer:
 
     def after_backward(self, layer, dy, dx):
         """`layer` has turned the upstream gradient `dy` into `dx`."""
-
-
-class Copyable:
-    """What can be copied and pickled though it holds a module as `ops`, without what is passing."""
-
-    passing = ()  # attributes that a copy starts without
-
-    def __getstate__(self):
-        """Modules go by name."""
-        return {
-            name: ModuleName(value.__name__) if isinstance(value, types.ModuleType) else value
-            for name, value in vars(self).items()
-            if name not in self.passing
-        }
-
-    def __setstate__(self, state):
-        for name, value in state.items():
-            module = isinstance(value, ModuleName)
-            vars(self)[name] = importlib.import_module(value) if module else value
-
-
-class ModuleName(str):
-    """The name of a module, in the state of a pickled or copied layer."""
 
 
 class Layer(Copyable):

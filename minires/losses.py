@@ -3,7 +3,7 @@
 import numpy as np
 
 from minires.checks import expect_array, expect_number, format_shape
-from minires.core import Copyable
+from minires.copyable import Copyable
 from minires.ops import default as default_ops
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(minires.__file__).parent
 FLOORS = [
     {"checks"},
     {"ops", "data"},
-    {"core", "initializers"},
+    {"copyable", "core", "initializers"},
     {"layers"},
     {"losses", "models"},
     {"finite", "gradcheck", "optimizers", "schedules", "history", "samples"},

@@ -117,6 +117,7 @@ class LayerSubject(Subject):
             self.loose = [Target(name, array) for name, array in loose]
 
     def forward(self):
+        """y for copies of the inputs."""
         if self.start is not None:
             self.layer.restore(self.start)  # so that dropout draws the same mask again
         return self.layer.forward(*self.fresh_arguments(), **self.options)
@@ -154,6 +155,7 @@ class PairSubject(Subject):
         self.loose = []
 
     def forward(self):
+        """y for copies of the inputs; the cache is kept."""
         result = self.functions[0](*self.fresh_arguments())
         self.has_cache = isinstance(result, tuple) and len(result) == 2
         y, self.cache = result if self.has_cache else (result, None)
@@ -162,6 +164,7 @@ class PairSubject(Subject):
         return y
 
     def backward(self, dy, *, zero_first=True):
+        """The gradients that the function claims."""
         backward = self.functions[1]
         if not self.has_cache:
             return self.match(backward(dy, *self.called_with))

@@ -95,6 +95,7 @@ class Conv2D(KerasLayer):
         )
 
     def make(self, shape, options):
+        """A Conv2d for images of `shape`, with its activation."""
         expect_image("Conv2D", shape)
         layer = Conv2d(
             shape[-1],
@@ -128,6 +129,7 @@ class Dense(KerasLayer):
         )
 
     def make(self, shape, options):
+        """A Dense for rows of `shape`, with its activation."""
         if len(shape) != 1:
             raise ValueError(
                 f"Dense expects (N, D), got {format_shape((None, *shape))}: put Flatten() before it"
@@ -149,6 +151,7 @@ class BatchNormalization(KerasLayer):
         self.momentum, self.epsilon, self.name = momentum, epsilon, name
 
     def make(self, shape, options):
+        """A BatchNorm2d that behaves as Keras' does."""
         return BatchNorm2d(
             shape[-1],
             eps=self.epsilon,

@@ -70,6 +70,7 @@ def article_resnet(
         return BatchNorm2d(filters, dtype=dtype, ops=ops, **KERAS_NORM)
 
     def block():
+        """The identity beside conv, norm, ReLU, conv, norm; nothing after the sum."""
         return Residual(
             Sequential(
                 conv1=conv(filters, 3),

@@ -68,6 +68,7 @@ class Sizes(Observer):
         self.last = None
 
     def after_forward(self, layer, x, y, training):
+        """Note what came out, unless it is what a layer inside has just given."""
         if y is not self.last or not layer.children():
             own = sum(p.size for p in vars(layer).values() if isinstance(p, Parameter))
             memory = 0 if np.shares_memory(x, y) else y.nbytes
