@@ -1,0 +1,40 @@
+"""The ops in Numba, to run: the same functions, arguments and results as `minires.ops.reference`.
+
+Numba is imported, and a kernel compiled, when the first op is called. With NUMBA_DISABLE_JIT=1, or
+where Numba cannot be imported, every op is the reference's. Start with `simd`, then `conv`, then
+`winograd`.
+"""
+
+import functools
+import importlib
+import os
+
+from minires.ops import reference
+
+
+@functools.cache
+def implementation(name):
+    """The function `name` of this package, or the reference's if there is none to run."""
+    read = getattr(reference, name)
+    module = read.__module__.replace(reference.__name__, __name__)
+    if module not in MODULES or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return read
+    return getattr(importlib.import_module(module), name)
+
+
+MODULES = [f"{__name__}.{name}" for name in ("conv",)]
+
+
+def late(name):
+    """A function with the signature and docstring of the reference that looks up ours when called."""
+
+    @functools.wraps(getattr(reference, name))
+    def op(*args, **options):
+        return implementation(name)(*args, **options)
+
+    op.__module__ = __name__
+    return op
+
+
+__all__ = list(reference.__all__)
+globals().update({name: late(name) for name in __all__})

@@ -1,0 +1,99 @@
+"""Compiled kernels on disk, in a form that can be neither stale nor dangerous.
+
+Numba's own cache does not notice when an imported helper changes, raises when a file is damaged,
+and trusts machine code in which a bit has flipped. Here one file holds one compiled signature:
+its name is a hash of everything that the code depends on (the sources of `ops/fast`, the versions,
+the CPU, the signature), it begins with the hash of its own bytes, and whatever goes wrong with it
+means "compile again".
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import compiler, config
+from numba.core.serialize import dumps
+
+DIGEST = 32  # bytes of a sha256
+
+
+class DiskCache:
+    """What a Numba dispatcher expects of its cache, for one function."""
+
+    def __init__(self, function, parallel):
+        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self.parallel = parallel
+        self.cache_path = None
+
+    def load_overload(self, signature, target_context):
+        """The compiled function for `signature`, or None if it must be compiled."""
+        try:
+            target_context.refresh()
+            data = self.path(signature, target_context).read_bytes()
+            if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+                return None
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(data[DIGEST:]))
+        except Exception:  # absent, damaged, unreadable, from another world: all the same to us
+            return None
+
+    def save_overload(self, signature, result):
+        """Write to a file beside and rename, so that nobody ever reads half a file."""
+        try:
+            path = self.path(signature, result.target_context)
+            data = dumps(result._reduce())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(data).digest() + data)
+                os.replace(beside, path)
+            except BaseException:
+                os.unlink(beside)
+                raise
+        except Exception:  # a full or read-only disk costs time, not the run
+            return
+
+    def path(self, signature, target_context):
+        key = repr((signature, self.parallel, target_context.codegen().magic_tuple(), OPTIONS))
+        name = f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
+        return Path(folder()) / version() / name
+
+    def enable(self):
+        """Numba may call it; this cache is always on."""
+
+    def disable(self):
+        """Numba may call it; this cache is always on."""
+
+    def flush(self):
+        """Numba calls it on `recompile`; old files are simply overwritten."""
+
+
+# what changes the machine code besides the sources
+OPTIONS = (config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK)
+
+
+@functools.cache
+def version():
+    """A hash of the sources of `ops/fast` and of the versions of all that compiles them."""
+    digest = hashlib.sha256()
+    for part in (sys.version, numba.__version__, llvmlite.__version__, np.__version__):
+        digest.update(part.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def folder():
+    """Where kernels are kept: NUMBA_CACHE_DIR, or the user's cache folder."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / "minires"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "minires" / "kernels"

@@ -1,0 +1,273 @@
+"""Two types for Numba: `Vec`, one SIMD register, and `Tile`, a block of registers.
+
+A CPU adds and multiplies 4, 8 or 16 numbers with one instruction, and it reaches its ceiling only
+if some 8 to 16 such sums run side by side and stay in registers. Compilers rarely arrange that by
+themselves, so these types say it: a kernel built on them is an ordinary Python loop,
+
+    t = zeros(a, ROWS, 2)
+    for k in range(K):
+        t = outer(t, a, i + k, row_step, b, j + k * F, lanes(b))
+    store_tile(t, y, o, F, lanes(b))
+
+and `outer` becomes ROWS * 2 multiply-adds on registers. Everything that is LLVM IR stands in this
+file. Arrays are one-dimensional and C-contiguous; i, j, o are offsets, steps are in numbers.
+
+The width of a register and the shape of a tile follow the CPU that Numba compiles for:
+
+| registers      | WIDE tile | TALL tile | in use                                          |
+|----------------|-----------|-----------|-------------------------------------------------|
+| 32 of 512 bit  | 8 x 2     | 16 x 1    | 16 sums, 2 columns of b, 1 number of a          |
+| 16 of 256 bit  | 4 x 2     | 8 x 1     | 8 sums, 2 columns of b, 1 number of a           |
+| 16 of 128 bit  | 4 x 2     | 8 x 1     | the same                                        |
+
+Read next: `conv.py`.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, models, overload, register_model
+
+
+def register_bits():
+    """Width of a SIMD register of the CPU that Numba compiles for.
+
+    NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have their say in it.
+    """
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    features = features.split(",")
+    return 512 if "+avx512f" in features else 256 if "+avx2" in features else 128
+
+
+BITS = register_bits()
+ROWS = 8 if BITS == 512 else 4  # of a tile two registers wide
+I32 = ir.IntType(32)
+
+
+class Vec(types.Type):
+    """One register: 4, 8 or 16 numbers."""
+
+    def __init__(self, dtype):
+        self.dtype, self.lanes = dtype, BITS // dtype.bitwidth
+        super().__init__(f"Vec({dtype}, {BITS})")
+
+    def llvm(self):
+        number = ir.FloatType() if self.dtype.bitwidth == 32 else ir.DoubleType()
+        return ir.VectorType(number, self.lanes)
+
+
+class Tile(types.Type):
+    """rows x cols registers."""
+
+    def __init__(self, vec, rows, cols):
+        self.vec, self.rows, self.cols = vec, rows, cols
+        super().__init__(f"Tile({vec}, {rows}, {cols})")
+
+    def llvm(self):
+        return ir.ArrayType(self.vec.llvm(), self.rows * self.cols)
+
+
+@register_model(Vec)
+@register_model(Tile)
+class RegisterModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, kind.llvm())
+
+
+# ---- LLVM IR: what the types below are made of. `b` is the builder, which appends instructions.
+
+
+def address(context, b, array_type, array, i):
+    """The pointer to array[i]."""
+    return b.gep(context.make_array(array_type)(context, b, array).data, [i])
+
+
+def read(b, pointer, vec):
+    """One register from memory, at any address: only the alignment of a number is promised."""
+    pointer = b.bitcast(pointer, vec.llvm().as_pointer())
+    return b.load(pointer, align=vec.dtype.bitwidth // 8)
+
+
+def write(b, pointer, vec, value):
+    """One register to memory."""
+    pointer = b.bitcast(pointer, vec.llvm().as_pointer())
+    b.store(value, pointer, align=vec.dtype.bitwidth // 8)
+
+
+def spread(b, number, vec):
+    """The same number in every lane: put it into lane 0, then shuffle with a mask of zeros.
+
+    LLVM knows the pair as one instruction, a broadcast, which a multiply-add may even contain.
+    """
+    blank = ir.Constant(vec.llvm(), ir.Undefined)
+    mask = ir.Constant(ir.VectorType(I32, vec.lanes), None)
+    return b.shuffle_vector(b.insert_element(blank, number, I32(0)), blank, mask)
+
+
+def multiply_add(b, vec, x, y, z):
+    """x * y + z, rounded once where the CPU has the instruction.
+
+    llvm.fmuladd, not llvm.fma: on a CPU without the instruction the latter calls the C library.
+    """
+    kind = vec.llvm()
+    name = f"llvm.fmuladd.v{vec.lanes}f{vec.dtype.bitwidth}"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(kind, [kind] * 3), name)
+    return b.call(function, [x, y, z])
+
+
+# ---- Vec
+
+
+@intrinsic
+def lanes(typing, a):
+    """Numbers of array `a` in one register: a constant when the kernel is compiled."""
+
+    def emit(context, b, signature, values):
+        return context.get_constant(types.intp, BITS // a.dtype.bitwidth)
+
+    return types.intp(a), emit
+
+
+@intrinsic
+def load(typing, a, i):
+    """a[i : i + lanes]."""
+    vec = Vec(a.dtype)
+
+    def emit(context, b, signature, values):
+        return read(b, address(context, b, signature.args[0], *values), vec)
+
+    return vec(a, types.intp), emit
+
+
+@intrinsic
+def store(typing, a, i, value):
+    """a[i : i + lanes] = value."""
+
+    def emit(context, b, signature, values):
+        array, i, vector = values
+        write(b, address(context, b, signature.args[0], array, i), value, vector)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, value), emit
+
+
+@intrinsic
+def axpy(typing, s, x, y):
+    """s * x + y for a number s and registers x, y."""
+
+    def emit(context, b, signature, values):
+        number = context.cast(b, values[0], s, x.dtype)
+        return multiply_add(b, x, spread(b, number, x), *values[1:])
+
+    return x(s, x, x), emit
+
+
+def define_operator(symbol, instruction):
+    """Make +, - or * of two registers one instruction."""
+
+    @intrinsic
+    def apply(typing, x, y):
+        def emit(context, b, signature, values):
+            return getattr(b, instruction)(*values)
+
+        return x(x, y), emit
+
+    @overload(symbol)
+    def choose(x, y):
+        if isinstance(x, Vec) and x == y:
+            return lambda x, y: apply(x, y)
+
+
+define_operator(operator.add, "fadd")
+define_operator(operator.sub, "fsub")
+define_operator(operator.mul, "fmul")
+
+
+# ---- Tile. The loops over rows and columns run while the kernel is compiled, so that every
+# ---- register has its own name and LLVM keeps it where it is.
+
+
+@intrinsic(prefer_literal=True)
+def zeros(typing, a, rows, cols):
+    """A tile of zeros for numbers like those of `a`."""
+    tile = Tile(Vec(a.dtype), rows.literal_value, cols.literal_value)
+
+    def emit(context, b, signature, values):
+        return ir.Constant(tile.llvm(), None)
+
+    return tile(a, rows, cols), emit
+
+
+def places(context, b, tile, array_type, array, i, row_step, col_step):
+    """The number of each register of a tile, and the address it belongs to."""
+    for r in range(tile.rows):
+        for c in range(tile.cols):
+            steps = b.add(b.mul(row_step, row_step.type(r)), b.mul(col_step, col_step.type(c)))
+            yield r * tile.cols + c, address(context, b, array_type, array, b.add(i, steps))
+
+
+@intrinsic
+def load_tile(typing, t, a, i, row_step, col_step):
+    """The tile whose register (r, c) is a[i + r * row_step + c * col_step : ... + lanes]."""
+
+    def emit(context, b, signature, values):
+        tile, *rest = values
+        for q, pointer in places(context, b, t, signature.args[1], *rest):
+            tile = b.insert_value(tile, read(b, pointer, t.vec), q)
+        return tile
+
+    return t(t, a, *[types.intp] * 3), emit
+
+
+@intrinsic
+def store_tile(typing, t, a, i, row_step, col_step):
+    """The inverse of `load_tile`."""
+
+    def emit(context, b, signature, values):
+        tile, *rest = values
+        for q, pointer in places(context, b, t, signature.args[1], *rest):
+            write(b, pointer, t.vec, b.extract_value(tile, q))
+        return context.get_dummy_value()
+
+    return types.void(t, a, *[types.intp] * 3), emit
+
+
+@intrinsic
+def add_tile(typing, t, a, i, row_step, col_step):
+    """Like `store_tile`, but adds to what is there."""
+
+    def emit(context, b, signature, values):
+        tile, *rest = values
+        for q, pointer in places(context, b, t, signature.args[1], *rest):
+            total = b.fadd(read(b, pointer, t.vec), b.extract_value(tile, q))
+            write(b, pointer, t.vec, total)
+        return context.get_dummy_value()
+
+    return types.void(t, a, *[types.intp] * 3), emit
+
+
+@intrinsic
+def outer(typing, t, a, i, row_step, b, j, col_step):
+    """t[r, c] += a[i + r * row_step] * b[j + c * col_step : ... + lanes]."""
+
+    def emit(context, build, signature, values):
+        tile, x, i, row_step, y, j, col_step = values
+        _, x_type, _, _, y_type, _, _ = signature.args
+        columns = []
+        for c in range(t.cols):
+            place = build.add(j, build.mul(col_step, col_step.type(c)))
+            columns.append(read(build, address(context, build, y_type, y, place), t.vec))
+        for r in range(t.rows):
+            place = build.add(i, build.mul(row_step, row_step.type(r)))
+            number = build.load(address(context, build, x_type, x, place))
+            row = spread(build, number, t.vec)
+            for c, column in enumerate(columns):
+                q = r * t.cols + c
+                total = multiply_add(build, t.vec, row, column, build.extract_value(tile, q))
+                tile = build.insert_value(tile, total, q)
+        return tile
+
+    return t(t, a, types.intp, types.intp, b, types.intp, types.intp), emit

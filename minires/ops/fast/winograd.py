@@ -1,0 +1,2 @@
+def pays(cache):
+    return False
