@@ -26,7 +26,7 @@ MODULES = [f"{__name__}.{name}" for name in ("conv",)]
 
 
 def late(name):
-    """A function with the signature and docstring of the reference that looks up ours when called."""
+    """A function with the reference's signature and docstring that looks ours up when called."""
 
     @functools.wraps(getattr(reference, name))
     def op(*args, **options):

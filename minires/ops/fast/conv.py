@@ -25,9 +25,18 @@ from minires.ops import reference
 from minires.ops.fast import winograd
 from minires.ops.fast.jit import CHUNKS, inlined, kernel
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import pack, padded
-from minires.ops.fast.simd import ROWS, add_tile, lanes, load, load_tile, outer, store, store_tile
-from minires.ops.fast.simd import zeros
+from minires.ops.fast.panels import WIDEST, copy, copy_rows, pack, padded, padded_size
+from minires.ops.fast.simd import (
+    ROWS,
+    add_tile,
+    lanes,
+    load,
+    load_tile,
+    outer,
+    store,
+    store_tile,
+    zeros,
+)
 from minires.ops.reference.conv import ConvCache
 from minires.ops.window import resolve_window
 
@@ -118,11 +127,8 @@ class Steps(NamedTuple):
 def correlate(x, weight, bias, y, stride, place):
     """y at `place` = bias + x correlated with `weight`."""
     s = steps(x.shape, weight.shape, y.shape, stride, place, x.itemsize)
-    work = scratch(x.dtype, buffer_size(s) + ROWS * 2 * VECTOR)
+    work = scratch(x.dtype, buffer_size(s) + ROWS * 2 * WIDEST)
     convolve(x.reshape(-1), pack(weight), bias, y.reshape(-1), len(x), s, work)
-
-
-VECTOR = 16  # numbers in the widest register
 
 
 def steps(x_shape, w_shape, y_shape, stride, place, itemsize):
@@ -142,45 +148,14 @@ def steps(x_shape, w_shape, y_shape, stride, place, itemsize):
 
 def buffer_size(s):
     """Numbers in the buffer of a band; tiles may read, and ignore, some behind it."""
-    return padded_size(((s.band - 1) * s.SH + s.KH) * s.width * s.C + ROWS * s.SW * s.C + VECTOR)
-
-
-def padded_size(n):
-    return -(-n // VECTOR) * VECTOR
-
-
-@inlined
-def clear(a, i, n):
-    part = a[i : i + n]
-    for j in range(part.size):
-        part[j] = 0
-
-
-@inlined
-def copy(source, i, target, j, n):
-    s, t = source[i : i + n], target[j : j + n]
-    for k in range(min(s.size, t.size)):
-        t[k] = s[k]
+    return padded_size(((s.band - 1) * s.SH + s.KH) * s.width * s.C + ROWS * s.SW * s.C + WIDEST)
 
 
 @inlined
 def copy_band(x, n, first, rows, buffer, s):
-    """Rows `first` ... of image n as the windows see them, zero border included."""
-    size = s.width * s.C
-    before = min(max(s.left, 0), s.width)
-    skip = max(-s.left, 0)
-    inside = max(0, min(s.W - skip, s.width - before))
-    for r in range(rows):
-        h = first + r - s.top
-        if 0 <= h < s.H:
-            clear(buffer, r * size, before * s.C)
-            copy(
-                x, ((n * s.H + h) * s.W + skip) * s.C, buffer, r * size + before * s.C, inside * s.C
-            )
-            behind = before + inside
-            clear(buffer, r * size + behind * s.C, (s.width - behind) * s.C)
-        else:
-            clear(buffer, r * size, size)
+    """What the output rows first, first + 1, ... of image n see."""
+    top, count = first * s.SH - s.top, (rows - 1) * s.SH + s.KH
+    copy_rows(x, n * s.H, s.H, s.W, s.C, top, count, s.left, s.width, s.C, buffer)
 
 
 # ---- forward
@@ -238,7 +213,7 @@ def convolve(x, panels, bias, y, N, s, work):
         for item in range(chunk * items // (4 * CHUNKS), (chunk + 1) * items // (4 * CHUNKS)):
             n, first = item // s.bands, item % s.bands * s.band
             rows = min(s.band, s.OH - first)
-            copy_band(x, n, first * s.SH, (rows - 1) * s.SH + s.KH, buffer, s)
+            copy_band(x, n, first, rows, buffer, s)
             o = s.start + n * s.image + first * s.row
             convolve_band(buffer, edge, panels, bias, y, o, rows, s)
 
@@ -316,7 +291,7 @@ def correlate_gradient(x, dy, N, dw, db, size, s, work):
         for item in range(k * items // parts, (k + 1) * items // parts):
             n, first = item // s.bands, item % s.bands * s.band
             rows = min(s.band, s.OH - first)
-            copy_band(x, n, first * s.SH, (rows - 1) * s.SH + s.KH, buffer, s)
+            copy_band(x, n, first, rows, buffer, s)
             j = n * s.image + first * s.row
             if aligned:
                 gradient_band(buffer, dy, j, s.F, dwk, dbk, filters, rows, s)
@@ -337,7 +312,7 @@ def input_gradient(shape, weight, dy, window):
     stride 1, in reverse order.
     """
     (KH, KW), (SH, SW), ((top, _), (left, _)), *_ = window
-    N, H, W, C = shape
+    _, H, W, C = shape
     dx = empty(shape, dy.dtype)
     if KH < SH or KW < SW:
         dx[...] = 0  # some phase has no taps
@@ -369,7 +344,6 @@ def phases(size, kernel, stride, before):
         taps = len(range(r, kernel, stride))
         m = (first + before) // stride
         if count:
-            last = r + stride * (taps - 1)
-            backwards = slice(last, None if r < stride else r - 1, -stride)
+            backwards = slice(r + stride * (taps - 1), None, -stride)
             found.append(Phase(first, count, taps - 1 - m, backwards))
     return found

@@ -1,9 +1,9 @@
-"""Weights in the order in which the kernels read them."""
+"""What both convolutions share: packed weights, and image rows copied with their zero border."""
 
 import numpy as np
 from numba import prange
 
-from minires.ops.fast.jit import kernel
+from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import BITS
 
@@ -56,3 +56,53 @@ def fill(weight, panels):
                 row[f] = weight[kh, kw, c, f0 + f]
             for f in range(filters, width):
                 row[f] = 0
+
+
+def padded_size(n):
+    """`n` rounded up to whole registers of any width."""
+    return -(-n // WIDEST) * WIDEST
+
+
+WIDEST = 16  # numbers in the widest register
+
+
+@inlined
+def clear(a, i, n):
+    """a[i : i + n] = 0."""
+    part = a[i : i + n]
+    for j in range(part.size):
+        part[j] = 0
+
+
+@inlined
+def copy(source, i, target, j, n):
+    """target[j : j + n] = source[i : i + n]."""
+    s, t = source[i : i + n], target[j : j + n]
+    for k in range(min(s.size, t.size)):
+        t[k] = s[k]
+
+
+@inlined
+def copy_rows(x, base, H, W, C, first, rows, left, width, channels, out):
+    """Rows first, first + 1, ... of the image whose row 0 is row `base` of x, zero border included.
+
+    out is (rows, width, channels) with channels >= C; `left` zero columns stand before the image,
+    or, if negative, that many of its columns are skipped.
+    """
+    before = min(max(left, 0), width)
+    skip = max(-left, 0)
+    inside = max(0, min(W - skip, width - before))
+    size = width * channels
+    for r in range(rows):
+        h = first + r
+        if h < 0 or h >= H or channels != C:
+            clear(out, r * size, size)
+        if 0 <= h < H:
+            i, o = ((base + h) * W + skip) * C, r * size + before * channels
+            if channels == C:
+                clear(out, r * size, before * C)
+                copy(x, i, out, o, inside * C)
+                clear(out, o + inside * C, size - (before + inside) * C)
+            else:
+                for p in range(inside):
+                    copy(x, i + p * C, out, o + p * channels, C)
