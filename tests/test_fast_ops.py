@@ -139,6 +139,134 @@ def test_convolution_takes_any_layout_and_leaves_it_alone(dtype):
             assert_array_equal(a, e)
 
 
+# ---- batch norm
+
+
+@st.composite
+def images(draw):
+    """Shapes (N, H, W, C) or (N, C), from two values a channel."""
+    shape = draw(st.tuples(st.integers(2, 40), st.integers(1, 12), st.integers(1, 12)))
+    C = draw(st.sampled_from([1, 2, 3, 5, 8, 16, 20, 64, 100, 1100]))
+    return (shape[0], C) if draw(st.booleans()) else (*shape[: 1 if C > 64 else 3], 1, 1, C)[-4:]
+
+
+def batchnorm(ops, x, gamma, beta, dy):
+    y, cache = ops.batchnorm_forward(x, gamma, beta, eps=1e-5)
+    return cache.mean, cache.var, y, *ops.batchnorm_backward(dy, cache)
+
+
+def batchnorm_terms(x, gamma, beta, dy):
+    """The sums of absolute terms; var and rstd count as data, their own error comes on top."""
+    axes = tuple(range(x.ndim - 1))
+    x, gamma, beta, dy = (a.astype(np.float64) for a in (x, gamma, beta, dy))
+    mean, var = np.abs(x).mean(axes), x.var(axes)
+    rstd = 1 / np.sqrt(var + 1e-5)
+    centred = np.abs(x) + mean
+    var = (centred**2).mean(axes)
+    dgamma, dbeta = (np.abs(dy) * centred).sum(axes) * rstd, np.abs(dy).sum(axes)
+    M = x.size // x.shape[-1]
+    dx = np.abs(gamma) * rstd * (np.abs(dy) + dbeta / M + centred * rstd * dgamma / M)
+    # rstd is wrong by half the relative error of var + eps
+    y = centred * np.abs(gamma) * rstd * (1 + var * rstd**2) + np.abs(beta)
+    return mean, var, y, dx * (1 + var * rstd**2), dgamma * (1 + var * rstd**2), dbeta
+
+
+@given(images(), DTYPES, st.sampled_from([0.0, 3.0, 100.0]), st.integers(0, 2**32 - 1))
+def test_batchnorm_equals_the_reference(shape, dtype, mean, seed):
+    x, gamma, beta, dy = arrays(seed, shape, shape[-1:], shape[-1:], shape, dtype=dtype)
+    x += dtype(mean)
+    exact = batchnorm(reference, *(a.astype(np.float64) for a in (x, gamma, beta, dy)))
+    terms = batchnorm_terms(x, gamma, beta, dy)
+    for a, e, t in zip(batchnorm(fast, x, gamma, beta, dy), exact, terms, strict=True):
+        assert_close(a, e, t, dtype)
+
+
+def test_variance_survives_a_large_mean(rng):
+    x = (1e4 + rng.standard_normal((64, 8, 8, 16))).astype(np.float32)
+    x[:3] = 0  # and a start that does not know it
+    ones = np.ones(16, np.float32)
+    _, cache = fast.batchnorm_forward(x, ones, ones, eps=1e-5)
+    assert_allclose(cache.var, x.astype(np.float64).var(axis=(0, 1, 2)), rtol=1e-6)
+
+
+@given(images(), DTYPES, st.integers(0, 2**32 - 1))
+def test_batchnorm_in_inference_equals_the_reference(shape, dtype, seed):
+    C = shape[-1:]
+    x, gamma, beta, mean, var, dy = arrays(seed, shape, C, C, C, C, shape, dtype=dtype)
+    var = 0.1 + var * var
+    results = []
+    for ops in (fast, reference):
+        y, cache = ops.batchnorm_inference_forward(x, gamma, beta, mean, var, eps=1e-5)
+        results.append((y, *ops.batchnorm_inference_backward(dy, cache)))
+    rtol = 1e-12 if dtype == np.float64 else 1e-5
+    for a, e in zip(*results, strict=True):
+        assert a.dtype == dtype
+        assert_allclose(a, e, rtol=rtol, atol=rtol * max(1, np.abs(e).max()))
+
+
+# ---- number by number, pooling
+
+
+@given(images(), DTYPES, st.integers(0, 2**32 - 1))
+def test_relu_and_add_equal_the_reference_exactly(shape, dtype, seed):
+    x, dy = arrays(seed, shape, shape, dtype=dtype)
+    x.reshape(-1)[::7] = 0
+    for ops in (fast, reference):
+        y, cache = ops.relu_forward(x)
+        results = y, ops.relu_backward(dy, cache), ops.add_forward(x, dy), ops.add_backward(x, dy)
+        if ops is fast:
+            found = results
+    for a, e in zip(found, results, strict=True):
+        assert a.dtype == dtype
+        assert_array_equal(a, e)
+
+
+def test_relu_lets_nan_through():
+    x = np.array([np.nan, -1, 2, -np.inf, np.inf, -0.0], np.float32)
+    assert_array_equal(fast.relu_forward(x)[0], [np.nan, 0, 2, 0, np.inf, 0])
+
+
+@given(
+    st.tuples(st.integers(1, 4), *[st.integers(1, 12)] * 2, st.sampled_from([1, 3, 16, 21])),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    DTYPES,
+    st.data(),
+)
+def test_pooling_equals_the_reference(shape, kernel, stride, dtype, data):
+    sides = tuple(
+        (data.draw(st.integers(0, k - 1)), data.draw(st.integers(0, k - 1))) for k in kernel
+    )
+    kernel = tuple(min(k, n + sum(s)) for k, n, s in zip(kernel, shape[1:], sides, strict=False))
+    sides = tuple((min(a, k - 1), min(b, k - 1)) for (a, b), k in zip(sides, kernel, strict=True))
+    kernel = tuple(min(k, n + sum(s)) for k, n, s in zip(kernel, shape[1:], sides, strict=False))
+    sides = tuple((min(a, k - 1), min(b, k - 1)) for (a, b), k in zip(sides, kernel, strict=True))
+    kernel = tuple(min(k, n + sum(s)) for k, n, s in zip(kernel, shape[1:], sides, strict=False))
+    options = {"kernel_size": kernel, "stride": stride, "padding": sides}
+    (x,) = arrays(data.draw(st.integers(0, 2**32 - 1)), shape, dtype=dtype)
+    x = np.round(x)  # ties
+    y, cache = fast.maxpool2d_forward(x, **options)
+    expected, expected_cache = reference.maxpool2d_forward(x, **options)
+    assert_array_equal(y, expected)
+    (dy,) = arrays(1, y.shape, dtype=dtype)
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    dx = reference.maxpool2d_backward(dy, expected_cache)
+    assert_allclose(fast.maxpool2d_backward(dy, cache), dx, rtol=0, atol=tolerance)
+    y, cache = fast.global_avgpool2d_forward(x)
+    assert_allclose(y, reference.global_avgpool2d_forward(x)[0], rtol=tolerance, atol=tolerance)
+    dx = reference.global_avgpool2d_backward(y, shape)
+    assert_array_equal(fast.global_avgpool2d_backward(y, cache), dx)
+
+
+def test_maxpool_lets_nan_win():
+    x = np.array([1, np.nan, 3, np.nan], np.float32).reshape(1, 2, 2, 1)
+    for ops in (fast, reference):
+        y, cache = ops.maxpool2d_forward(x, kernel_size=2, stride=2)
+        assert np.isnan(y).all()
+        dx = ops.maxpool2d_backward(np.ones_like(y), cache)
+        assert_array_equal(dx.ravel(), [0, 1, 0, 0])
+
+
 # ---- threads
 
 
@@ -149,6 +277,7 @@ def everything():
         x, w, b, dy = arrays(1, *shapes, dtype=dtype)
         yield from convolution(fast, x, w, b, dy, {"padding": 1})
         yield from convolution(fast, x, w, b, dy[:, :7, :6], {"padding": 1, "stride": 2})
+        yield from batchnorm(fast, dy, b, b, dy * dy)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads():

@@ -3,6 +3,7 @@
 from minires.checks import format_shape
 from minires.core import Layer, add_path
 from minires.layers.shape import Identity
+from minires.ops import default as default_ops
 
 
 class Sequential(Layer):
@@ -86,13 +87,16 @@ class Residual(Layer):
         F(x).
     shortcut : Layer
         The identity if left out. It must give the shape that the branch gives.
+    ops : module
+        The implementation, such as `minires.ops.reference`.
 
     References
     ----------
     He et al. (2016), arXiv:1603.05027, equation 5.
     """
 
-    def __init__(self, branch, shortcut=None):
+    def __init__(self, branch, shortcut=None, *, ops=default_ops):
+        self.ops = ops
         self.branch = expect_layer("Residual", "branch", branch)
         self.shortcut = expect_layer(
             "Residual", "shortcut", Identity() if shortcut is None else shortcut
@@ -108,10 +112,11 @@ class Residual(Layer):
                 f"{format_shape(shortcut.shape)} from the shortcut and "
                 f"{format_shape(branch.shape)} from the branch, for x of {format_shape(x.shape)}"
             )
-        return shortcut + branch, ()
+        return self.ops.add_forward(shortcut, branch), ()
 
     def _backward(self, dy, cache):
-        return self._through("shortcut", "backward", dy) + self._through("branch", "backward", dy)
+        shortcut = self._through("shortcut", "backward", dy)
+        return self.ops.add_backward(shortcut, self._through("branch", "backward", dy))
 
     def _through(self, name, method, *args, **options):
         try:

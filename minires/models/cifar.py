@@ -108,7 +108,8 @@ def preactivation_block(parts, C, F, stride):
         relu2=ReLU(ops=parts.ops),
         conv2=parts.conv(F, F, 3),
     )
-    return Residual(branch, parts.shortcut(C, F, stride, norm=False))
+    shortcut = parts.shortcut(C, F, stride, norm=False)
+    return Residual(branch, shortcut, ops=parts.ops)
 
 
 BLOCKS = {

@@ -81,7 +81,8 @@ def residual_block(parts, C, F, stride):
 
 def with_shortcut(parts, branch, C, F, stride):
     """relu(shortcut(x) + branch(x)); the ReLU stands outside, so the sum's gradient is exact."""
-    return Sequential(sum=Residual(branch, parts.shortcut(C, F, stride)), relu=ReLU(ops=parts.ops))
+    total = Residual(branch, parts.shortcut(C, F, stride), ops=parts.ops)
+    return Sequential(sum=total, relu=ReLU(ops=parts.ops))
 
 
 class ImageModel(Sequential):

@@ -28,7 +28,9 @@ class DiskCache:
     """What a Numba dispatcher expects of its cache, for one function."""
 
     def __init__(self, function, parallel):
-        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        self.parts = [cell.cell_contents.__qualname__ for cell in function.__closure__ or ()]
+        self.parts += [closure_names(cell.cell_contents) for cell in function.__closure__ or ()]
         self.parallel = parallel
         self.cache_path = None
 
@@ -61,7 +63,8 @@ class DiskCache:
             return
 
     def path(self, signature, target_context):
-        key = repr((signature, self.parallel, target_context.codegen().magic_tuple(), OPTIONS))
+        cpu = target_context.codegen().magic_tuple()
+        key = repr((signature, self.parts, self.parallel, cpu, OPTIONS))
         name = f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
         return Path(folder()) / version() / name
 
@@ -73,6 +76,12 @@ class DiskCache:
 
     def flush(self):
         """Numba calls it on `recompile`; old files are simply overwritten."""
+
+
+def closure_names(function):
+    """The functions that an inlined part was made with, such as the `finish` of a batch norm."""
+    cells = getattr(function, "py_func", function).__closure__ or ()
+    return [cell.cell_contents.__qualname__ for cell in cells]
 
 
 # what changes the machine code besides the sources

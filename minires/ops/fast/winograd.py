@@ -17,7 +17,7 @@ written with `Vec`s, and take no multiplication by 36x16 matrices.
 
 Layout. 16 tiles make a block. V and M are stored [register of channels][tile][36][lane], so that
 a transform writes one contiguous run and the products step from tile to tile by a constant.
-Images are read through a band of 6 rows, copied with its zero border; tiles that hang over the
+Images are read through a band of rows, copied with its zero border; tiles that hang over the
 edge of the output are computed and cut.
 
 Error. The transforms multiply by up to 8 * 8 and divide again: 1e-5 of the largest output in
@@ -35,7 +35,7 @@ from numba import get_thread_id, prange
 
 from minires.ops.fast.jit import CHUNKS, inlined, kernel
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import clear, copy, copy_rows, pack, padded_size, panel_width
+from minires.ops.fast.panels import clear, copy, copy_rows, pack, padded, panel_width
 from minires.ops.fast.simd import (
     ROWS,
     add_tile,
@@ -49,6 +49,8 @@ from minires.ops.fast.simd import (
 )
 
 TILES = 16  # in a block
+BAND = 24 * 1024  # numbers in the band, about: with V and M it stays in the L2 cache
+MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
 
 
@@ -67,6 +69,11 @@ def pays(cache):
     )
 
 
+def gradient_pays(C, F):
+    """Whether the weight gradient runs here too: dU must stay near while tiles are added to it."""
+    return C * F <= MOST_GRADIENTS
+
+
 class Sizes(NamedTuple):
     """What the kernels need to know about one convolution."""
 
@@ -81,6 +88,7 @@ class Sizes(NamedTuple):
     down: int  # tiles below each other
     across: int  # and beside each other
     width: int  # pixels in a row of the band
+    deep: int  # rows of tiles in the band
     cs: int  # channels, rounded up to whole registers
     fs: int  # filters, rounded up likewise
 
@@ -91,8 +99,10 @@ def sizes(x_shape, y_shape, padding):
     (top, _), (left, _) = padding
     down, across = -(-OH // 4), -(-OW // 4)
     v = panel_width(np.float32) // 2
-    rounded = -(-C // v) * v, -(-F // v) * v
-    return Sizes(H, W, C, OH, OW, F, top, left, down, across, 4 * across + 2, *rounded)
+    cs, fs = -(-C // v) * v, -(-F // v) * v
+    width = 4 * across + 2
+    deep = max(1, min(down, BAND // (4 * width * cs)))
+    return Sizes(H, W, C, OH, OW, F, top, left, down, across, width, deep, cs, fs)
 
 
 def forward(x, weight, bias, window):
@@ -102,15 +112,14 @@ def forward(x, weight, bias, window):
     return y
 
 
-def backward(x, weight, dy, window):
-    """dx, dweight, dbias."""
-    dweight, dbias = weight_gradient(x, dy, window)
+def input_gradient(shape, weight, dy, window):
+    """dx: a correlation of dy with the weights turned round."""
     (top, _), (left, _) = window.padding
-    dx = empty(x.shape, x.dtype)
+    dx = empty(shape, dy.dtype)
     turned = weight[::-1, ::-1].swapaxes(2, 3)
-    zero = np.zeros(padded_size(x.shape[3]) + panel_width(x.dtype), x.dtype)
-    correlate(dy, turned, zero, dx, ((2 - top, 0), (2 - left, 0)))
-    return dx, dweight, dbias
+    no_bias = padded(np.zeros(shape[3], dy.dtype))
+    correlate(dy, turned, no_bias, dx, ((2 - top, 0), (2 - left, 0)))
+    return dx
 
 
 def correlate(x, weight, bias, y, padding):
@@ -128,9 +137,9 @@ def padded_panels(F):
 
 
 def work_size(s):
-    """S (one transform), V, M or dM, the band of x, a band of dy or one tile of y."""
-    v = panel_width(np.float32) // 2
-    return 36 * v + TILES * 36 * (s.cs + s.fs) + 6 * s.width * s.cs + 16 * s.across * s.fs
+    """V, M or dM, the band of x, a band of dy or one tile of y."""
+    band = (4 * s.deep + 2) * s.width * s.cs
+    return TILES * 36 * (s.cs + s.fs) + band + 16 * s.across * s.fs
 
 
 # ---- the transforms in one dimension; in two they act on the columns, then on the rows
@@ -209,55 +218,101 @@ def store3(x, i, s, t):
 
 
 @inlined
-def store4(x, i, s, t):
-    store3(x, i, s, t)
-    store(x, i + 3 * s, t[3])
+def store4(x, i, s, b, t):
+    """x[i], x[i + s], ... = b + t."""
+    store(x, i, b + t[0])
+    store(x, i + s, b + t[1])
+    store(x, i + 2 * s, b + t[2])
+    store(x, i + 3 * s, b + t[3])
 
 
 @inlined
 def store6(x, i, s, t):
-    store4(x, i, s, t)
-    store(x, i + 4 * s, t[4])
-    store(x, i + 5 * s, t[5])
+    store3(x, i, s, t)
+    store3(x, i + 3 * s, s, (t[3], t[4], t[5]))
 
 
-# ---- one tile; S is working memory for one register of channels
+# ---- one tile, one register of channels after the other: columns first, then rows
 
 
 @inlined
-def tile_in(x, i, row, pixel, S, V, o, channels):
+def bt_columns(x, i, row, pixel):
+    """B' on each of the 6 columns of the 6x6 pixels at x[i]."""
+    return (
+        bt(load6(x, i, row)),
+        bt(load6(x, i + pixel, row)),
+        bt(load6(x, i + 2 * pixel, row)),
+        bt(load6(x, i + 3 * pixel, row)),
+        bt(load6(x, i + 4 * pixel, row)),
+        bt(load6(x, i + 5 * pixel, row)),
+    )
+
+
+@inlined
+def at_columns(M, i, v):
+    """A' on each of the 6 columns of the products at M[i]."""
+    return (
+        at(load6(M, i, 6 * v)),
+        at(load6(M, i + v, 6 * v)),
+        at(load6(M, i + 2 * v, 6 * v)),
+        at(load6(M, i + 3 * v, 6 * v)),
+        at(load6(M, i + 4 * v, 6 * v)),
+        at(load6(M, i + 5 * v, 6 * v)),
+    )
+
+
+@inlined
+def a_columns(y, i, row, pixel):
+    """A on each of the 4 columns of the 4x4 pixels at y[i]."""
+    return (
+        a(load4(y, i, row)),
+        a(load4(y, i + pixel, row)),
+        a(load4(y, i + 2 * pixel, row)),
+        a(load4(y, i + 3 * pixel, row)),
+    )
+
+
+@inlined
+def tile_in(x, i, row, pixel, V, o, channels):
     """V[o] = B' x B for the 6x6 pixels at x[i]."""
     v = lanes(x)
     for c in range(0, channels, v):
-        for j in range(6):
-            store6(S, j * v, 6 * v, bt(load6(x, i + j * pixel + c, row)))
-        for j in range(6):
-            store6(V, o + c * TILES * 36 + j * 6 * v, v, bt(load6(S, j * 6 * v, v)))
+        p, q, r, s, t, u = bt_columns(x, i + c, row, pixel)
+        k = o + c * TILES * 36
+        store6(V, k, v, bt((p[0], q[0], r[0], s[0], t[0], u[0])))
+        store6(V, k + 6 * v, v, bt((p[1], q[1], r[1], s[1], t[1], u[1])))
+        store6(V, k + 12 * v, v, bt((p[2], q[2], r[2], s[2], t[2], u[2])))
+        store6(V, k + 18 * v, v, bt((p[3], q[3], r[3], s[3], t[3], u[3])))
+        store6(V, k + 24 * v, v, bt((p[4], q[4], r[4], s[4], t[4], u[4])))
+        store6(V, k + 30 * v, v, bt((p[5], q[5], r[5], s[5], t[5], u[5])))
 
 
 @inlined
-def tile_dy(y, i, row, pixel, S, M, o, filters):
+def tile_dy(y, i, row, pixel, M, o, filters):
     """M[o] = A dY A' for the 4x4 pixels at y[i]."""
     v = lanes(y)
     for f in range(0, filters, v):
-        for j in range(4):
-            store6(S, j * v, 4 * v, a(load4(y, i + j * pixel + f, row)))
-        for j in range(6):
-            store6(M, o + f * TILES * 36 + j * 6 * v, v, a(load4(S, j * 4 * v, v)))
+        p, q, r, s = a_columns(y, i + f, row, pixel)
+        k = o + f * TILES * 36
+        store6(M, k, v, a((p[0], q[0], r[0], s[0])))
+        store6(M, k + 6 * v, v, a((p[1], q[1], r[1], s[1])))
+        store6(M, k + 12 * v, v, a((p[2], q[2], r[2], s[2])))
+        store6(M, k + 18 * v, v, a((p[3], q[3], r[3], s[3])))
+        store6(M, k + 24 * v, v, a((p[4], q[4], r[4], s[4])))
+        store6(M, k + 30 * v, v, a((p[5], q[5], r[5], s[5])))
 
 
 @inlined
-def tile_out(M, i, S, bias, y, o, row, pixel, filters):
+def tile_out(M, i, bias, y, o, row, pixel, filters):
     """The 4x4 pixels at y[o] = bias + A' M A."""
     v = lanes(y)
     for f in range(0, filters, v):
-        for j in range(6):
-            store4(S, j * v, 6 * v, at(load6(M, i + f * TILES * 36 + j * v, 6 * v)))
-        start = load(bias, f)
-        for j in range(4):
-            t = at(load6(S, j * 6 * v, v))
-            t = t[0] + start, t[1] + start, t[2] + start, t[3] + start
-            store4(y, o + j * row + f, pixel, t)
+        p, q, r, s, t, u = at_columns(M, i + f * TILES * 36, v)
+        k, b = o + f, load(bias, f)
+        store4(y, k, pixel, b, at((p[0], q[0], r[0], s[0], t[0], u[0])))
+        store4(y, k + row, pixel, b, at((p[1], q[1], r[1], s[1], t[1], u[1])))
+        store4(y, k + 2 * row, pixel, b, at((p[2], q[2], r[2], s[2], t[2], u[2])))
+        store4(y, k + 3 * row, pixel, b, at((p[3], q[3], r[3], s[3], t[3], u[3])))
 
 
 # ---- weights
@@ -381,30 +436,35 @@ def multiply_gradient(V, M, dU, tiles, s):
 
 @inlined
 def parts_of(work, s):
-    """The working memory, carved up: S, V, M, band of x, rest."""
-    v = lanes(work)
-    i = 36 * v
-    j = i + TILES * 36 * s.cs
-    k = j + TILES * 36 * s.fs
-    m = k + 6 * s.width * s.cs
-    return work[:i], work[i:j], work[j:k], work[k:m], work[m:]
+    """The working memory, carved up: V, M, band of x, rest."""
+    i = TILES * 36 * s.cs
+    j = i + TILES * 36 * s.fs
+    k = j + (4 * s.deep + 2) * s.width * s.cs
+    return work[:i], work[i:j], work[j:k], work[k:]
 
 
 @inlined
-def tiles_in(x, first, tiles, band, S, V, s):
-    """V for the tiles first, first + 1, ... of all images, row by row."""
+def tiles_in(x, first, tiles, band, held, V, s):
+    """V for the tiles first, first + 1, ... of all images, row by row.
+
+    `held` is the number of the row of tiles with which the band in memory begins; returns the new.
+    """
     v = lanes(x)
-    per_image = s.down * s.across
     for t in range(tiles):
-        n, rest = (first + t) // per_image, (first + t) % per_image
-        i, j = rest // s.across, rest % s.across
-        if j == 0 or t == 0:
-            copy_rows(x, n * s.H, s.H, s.W, s.C, 4 * i - s.top, 6, s.left, s.width, s.cs, band)
-        tile_in(band, j * 4 * s.cs, s.width * s.cs, s.cs, S, V, t * 36 * v, s.cs)
+        row, j = (first + t) // s.across, (first + t) % s.across
+        n, i = row // s.down, row % s.down
+        above = i // s.deep * s.deep
+        if held != row - i + above:
+            held = row - i + above
+            rows, top = 4 * min(s.deep, s.down - above) + 2, 4 * above - s.top
+            copy_rows(x, n * s.H, s.H, s.W, s.C, top, rows, s.left, s.width, s.cs, band)
+        o = ((i - above) * 4 * s.width + j * 4) * s.cs
+        tile_in(band, o, s.width * s.cs, s.cs, V, t * 36 * v, s.cs)
+    return held
 
 
 @inlined
-def tiles_out(M, first, tiles, S, bias, y, edge, s):
+def tiles_out(M, first, tiles, bias, y, edge, s):
     """The pixels of the tiles first, first + 1, ..."""
     v = lanes(y)
     per_image = s.down * s.across
@@ -414,16 +474,16 @@ def tiles_out(M, first, tiles, S, bias, y, edge, s):
         rows, cols = min(4, s.OH - 4 * i), min(4, s.OW - 4 * j)
         o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
         if rows == 4 and cols == 4 and s.fs == s.F:
-            tile_out(M, t * 36 * v, S, bias, y, o, s.OW * s.F, s.F, s.fs)
+            tile_out(M, t * 36 * v, bias, y, o, s.OW * s.F, s.F, s.fs)
         else:
-            tile_out(M, t * 36 * v, S, bias, edge, 0, 4 * s.fs, s.fs, s.fs)
+            tile_out(M, t * 36 * v, bias, edge, 0, 4 * s.fs, s.fs, s.fs)
             for r in range(rows):
                 for c in range(cols):
                     copy(edge, (4 * r + c) * s.fs, y, o + (r * s.OW + c) * s.F, s.F)
 
 
 @inlined
-def tiles_dy(dy, first, tiles, band, S, M, s):
+def tiles_dy(dy, first, tiles, band, M, s):
     """dM for the tiles first, first + 1, ..."""
     v = lanes(dy)
     per_image = s.down * s.across
@@ -433,12 +493,12 @@ def tiles_dy(dy, first, tiles, band, S, M, s):
         i, j = rest // s.across, rest % s.across
         if whole:
             o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
-            tile_dy(dy, o, s.OW * s.F, s.F, S, M, t * 36 * v, s.fs)
+            tile_dy(dy, o, s.OW * s.F, s.F, M, t * 36 * v, s.fs)
         else:
             width = 4 * s.across
             if j == 0 or t == 0:
                 copy_rows(dy, n * s.OH, s.OH, s.OW, s.F, 4 * i, 4, 0, width, s.fs, band)
-            tile_dy(band, j * 4 * s.fs, width * s.fs, s.fs, S, M, t * 36 * v, s.fs)
+            tile_dy(band, j * 4 * s.fs, width * s.fs, s.fs, M, t * 36 * v, s.fs)
 
 
 @kernel
@@ -447,13 +507,14 @@ def convolve(x, U, bias, y, N, s, work):
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
     for chunk in prange(4 * CHUNKS):
-        S, V, M, band, edge = parts_of(work[get_thread_id()], s)
+        V, M, band, edge = parts_of(work[get_thread_id()], s)
+        held = -1
         for block in range(chunk * blocks // (4 * CHUNKS), (chunk + 1) * blocks // (4 * CHUNKS)):
             first = block * TILES
             here = min(TILES, tiles - first)
-            tiles_in(x, first, here, band, S, V, s)
+            held = tiles_in(x, first, here, band, held, V, s)
             multiply(V, U, M, s)
-            tiles_out(M, first, here, S, bias, y, edge, s)
+            tiles_out(M, first, here, bias, y, edge, s)
 
 
 @kernel
@@ -463,15 +524,16 @@ def correlate_gradient(x, dy, N, dU, db, s, work):
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
     for k in prange(parts):
-        S, V, M, band, dy_band = parts_of(work[get_thread_id()], s)
+        V, M, band, dy_band = parts_of(work[get_thread_id()], s)
+        held = -1
         dUk, dbk = dU[k].reshape(-1), db[k]
         dUk[:] = 0
         dbk[:] = 0
         for block in range(k * blocks // parts, (k + 1) * blocks // parts):
             first = block * TILES
             here = min(TILES, tiles - first)
-            tiles_in(x, first, here, band, S, V, s)
-            tiles_dy(dy, first, here, dy_band, S, M, s)
+            held = tiles_in(x, first, here, band, held, V, s)
+            tiles_dy(dy, first, here, dy_band, M, s)
             multiply_gradient(V, M, dUk, here, s)
             add_bias_gradient(M, here, dbk, s)
 

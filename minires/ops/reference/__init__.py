@@ -1,5 +1,6 @@
 """The ops in NumPy, written to be read. Start with `dense`, then `conv`, then `batchnorm`."""
 
+from minires.ops.reference.add import add_backward, add_forward
 from minires.ops.reference.batchnorm import (
     batchnorm_backward,
     batchnorm_forward,
@@ -26,6 +27,8 @@ from minires.ops.reference.softmax_cross_entropy import (
 )
 
 __all__ = [
+    "add_backward",
+    "add_forward",
     "avgpool2d_backward",
     "avgpool2d_forward",
     "batchnorm_backward",

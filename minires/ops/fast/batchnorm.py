@@ -1,0 +1,390 @@
+"""Batch normalisation, alone or with what follows it: a residual sum and a ReLU.
+
+Nothing here computes much; the time goes into reading and writing images. So each pass reads what
+it needs once and does all it can with it:
+
+    forward    pass 1: mean and variance          pass 2: y = relu((x - mean) * scale + beta + res)
+    backward   pass 1: sum dy, sum dy (x - mean)  pass 2: dx
+
+with the ReLU's mask computed again from x, or read from y after a residual sum.
+
+Two-pass variance from one pass over memory: a block of 16 lines stays in the cache, so its mean
+and then the squares around that mean cost one read; blocks are joined by the formula of Chan.
+Sums run over at most 16 numbers in the dtype of x, everything above in float64.
+
+A line is a whole number of pixels, about 1,000 numbers, against which the coefficients of the
+channels are repeated: one long loop that vectorises, whatever C is.
+
+References
+----------
+Chan, Golub and LeVeque (1983), The American Statistician 37, 242-247: joining means and variances.
+"""
+
+import numpy as np
+from numba import prange
+
+from minires.ops import reference
+from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.memory import empty
+from minires.ops.reference.batchnorm import BatchNormCache
+
+LINE = 1024  # numbers, about
+BLOCK = 16  # lines
+
+
+def covered(x, gamma):
+    """Whether these kernels apply."""
+    return x.dtype == gamma.dtype and x.dtype in (np.float32, np.float64) and x.size > 0
+
+
+def batchnorm_forward(x, gamma, beta, *, eps):
+    """y = gamma * xhat + beta with the statistics of the batch; see `reference`."""
+    if not covered(x, gamma):
+        return reference.batchnorm_forward(x, gamma, beta, eps=eps)
+    return training_forward(x, gamma, beta, eps, normalise)
+
+
+def batchnorm_backward(dy, cache):
+    """Gradients of `batchnorm_forward`; see `reference`."""
+    if not covered(cache.x, cache.gamma):
+        return reference.batchnorm_backward(dy, cache)
+    x, dy = np.ascontiguousarray(cache.x), np.ascontiguousarray(dy)
+    return training_backward(dy, cache._replace(x=x), x, dy_sums, dx_plain)
+
+
+def batchnorm_inference_forward(x, gamma, beta, mean, var, *, eps):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta for given statistics; see `reference`."""
+    if not covered(x, gamma):
+        return reference.batchnorm_inference_forward(x, gamma, beta, mean, var, eps=eps)
+    return inference_forward(x, gamma, beta, mean, var, eps, normalise)
+
+
+def batchnorm_inference_backward(dy, cache):
+    """Gradients of `batchnorm_inference_forward`; see `reference`."""
+    x, gamma, mean, _, rstd = cache
+    if not covered(x, gamma):
+        return reference.batchnorm_inference_backward(dy, cache)
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    dbeta, dxmu = add_parts(dy_sums, x, dy, x, mean, gamma, gamma)
+    zero = np.zeros_like(gamma)
+    dx = empty(x.shape, x.dtype)
+    dx_plain(flat(x), flat(dy), mean, gamma * rstd, zero, zero, zero, flat(dx))
+    return dx, (dxmu * rstd).astype(x.dtype), dbeta.astype(x.dtype)
+
+
+# ---- fused with what follows
+
+
+def batchnorm_relu_forward(x, gamma, beta, *, eps):
+    """relu(batchnorm(x)) and the cache of both."""
+    y, cache = training_forward(x, gamma, beta, eps, normalise_relu)
+    return y, (cache, beta)
+
+
+def batchnorm_relu_backward(dy, cache):
+    """dx, dgamma, dbeta of `batchnorm_relu_forward`; the mask is computed again from x."""
+    cache, beta = cache
+    dy = np.ascontiguousarray(dy)
+    return training_backward(dy, cache, beta, masked_sums, dx_masked)
+
+
+def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
+    """relu(batchnorm(x) + residual) and the cache of all three."""
+    y, cache = training_forward(x, gamma, beta, eps, normalise_add_relu, residual)
+    return y, (cache, y)
+
+
+def batchnorm_add_relu_backward(dy, cache):
+    """dx, dgamma, dbeta and dresidual, the gradient of the sum, of `batchnorm_add_relu_forward`."""
+    cache, y = cache
+    dsum = empty(dy.shape, dy.dtype)
+    mask(flat(y), flat(np.ascontiguousarray(dy)), flat(dsum))
+    return *training_backward(dsum, cache, cache.x, dy_sums, dx_plain), dsum
+
+
+def batchnorm_inference_relu_forward(x, gamma, beta, mean, var, *, eps):
+    """relu of `batchnorm_inference_forward`, without a cache: to predict, not to train."""
+    return inference_forward(x, gamma, beta, mean, var, eps, normalise_relu)[0]
+
+
+def batchnorm_inference_add_relu_forward(x, residual, gamma, beta, mean, var, *, eps):
+    """relu(`batchnorm_inference_forward` + residual), without a cache."""
+    return inference_forward(x, gamma, beta, mean, var, eps, normalise_add_relu, residual)[0]
+
+
+# ---- the parts
+
+
+def training_forward(x, gamma, beta, eps, apply, residual=None):
+    """Statistics, then one of the `normalise` kernels."""
+    x = np.ascontiguousarray(x)
+    C = x.shape[-1]
+    mean, var = np.empty(C, x.dtype), np.empty(C, x.dtype)
+    moments(flat(x), mean, var, np.empty((CHUNKS, 2, C)))
+    return inference_forward(x, gamma, beta, mean, var, eps, apply, residual)
+
+
+def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
+    """One of the `normalise` kernels."""
+    x = np.ascontiguousarray(x)
+    rstd = 1 / np.sqrt(var + eps)
+    y = empty(x.shape, x.dtype)
+    other = x if residual is None else np.ascontiguousarray(residual)
+    apply(flat(x), flat(other), mean, gamma * rstd, np.ascontiguousarray(beta), flat(y))
+    return y, BatchNormCache(x, gamma, mean, var, rstd)
+
+
+def training_backward(dy, cache, beta, sums, apply):
+    """dx, dgamma, dbeta by a pair of kernels: the sums over the batch, then dx."""
+    x, gamma, mean, _, rstd = cache
+    M = x.size // x.shape[-1]
+    scale = gamma * rstd
+    beta = beta if beta.ndim == 1 else gamma  # not read where nothing is masked
+    dbeta, dxmu = add_parts(sums, x, dy, x, mean, scale, beta)
+    dgamma = dxmu * rstd
+    constant, slope = (dbeta / M).astype(x.dtype), (dgamma * rstd / M).astype(x.dtype)
+    dx = empty(x.shape, x.dtype)
+    apply(flat(x), flat(dy), mean, scale, np.ascontiguousarray(beta), constant, slope, flat(dx))
+    return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+
+
+def add_parts(sums, x, dy, y, mean, scale, beta):
+    """The two sums of a kernel, (C,) float64 each, its parts added in their order."""
+    parts = np.empty((CHUNKS, 2, x.shape[-1]))
+    sums(flat(x), flat(dy), mean, scale, np.ascontiguousarray(beta), parts)
+    return parts.sum(axis=0)
+
+
+def flat(a):
+    return a.reshape(-1)
+
+
+@inlined
+def line_length(C):
+    """A whole number of pixels, about LINE numbers."""
+    return C * max(1, LINE // C)
+
+
+@inlined
+def repeated(c, length):
+    """(C,) -> (length,): the coefficient of each number of a line."""
+    line = np.empty(length, c.dtype)
+    for i in range(0, length, c.size):
+        for j in range(c.size):
+            line[i + j] = c[j]
+    return line
+
+
+@inlined
+def fold(line, total):
+    """total (C,) float64 = the sum of a line (length,) over its pixels."""
+    for j in range(total.size):
+        total[j] = 0
+    for i in range(0, line.size, total.size):
+        for j in range(total.size):
+            total[j] += line[i + j]
+
+
+# ---- forward
+
+
+@inlined
+def add_line(x, s):
+    for j in range(min(x.size, s.size)):
+        s[j] += x[j]
+
+
+@inlined
+def add_moments(x, shift, s, q):
+    for j in range(min(x.size, s.size)):
+        d = x[j] - shift[j]
+        s[j] += d
+        q[j] += d * d
+
+
+@inlined
+def block_moments(x, shift, s, q, t, total, squares):
+    """The sum of a block and of its squares, around the mean that is left in `shift`."""
+    length, C = s.size, total.size
+    s[:] = 0
+    for i in range(0, x.size, length):
+        add_line(x[i : i + length], s)
+    fold(s, total)
+    for i in range(0, length, C):
+        for c in range(C):
+            shift[i + c] = total[c] / (x.size // C)
+    s[:] = 0
+    q[:] = 0
+    for i in range(0, x.size, length):
+        add_moments(x[i : i + length], shift, s, q)
+    fold(s, total)
+    fold(q, squares)
+
+
+@inlined
+def chunk_moments(x, mean, m2, length):
+    """Mean and squared distance from it of a chunk of whole pixels, block by block."""
+    C = mean.size
+    shift, s, q = np.empty(length, x.dtype), np.empty(length, x.dtype), np.empty(length, x.dtype)
+    total, squares = np.empty(C), np.empty(C)
+    count = 0
+    for i in range(0, x.size, BLOCK * length):
+        block = x[i : i + BLOCK * length]
+        n = block.size // C
+        block_moments(block, shift, s, q, total, total, squares)
+        for c in range(C):
+            off = shift[c] + total[c] / n - mean[c]
+            m2[c] += squares[c] - total[c] * total[c] / n + off * off * count * n / (count + n)
+            mean[c] += off * n / (count + n)
+        count += n
+    return count
+
+
+@kernel
+def moments(x, mean, var, parts):
+    """Mean and biased variance of each channel of x (M * C,); parts (CHUNKS, 2, C) is for work."""
+    C = mean.size
+    length = line_length(C)
+    lines = -(-x.size // length)
+    counts = np.zeros(len(parts), np.int64)
+    for k in prange(len(parts)):
+        for c in range(C):
+            parts[k, 0, c] = 0
+            parts[k, 1, c] = 0
+        start, stop = k * lines // len(parts) * length, (k + 1) * lines // len(parts) * length
+        counts[k] = chunk_moments(x[start:stop], parts[k, 0], parts[k, 1], length)
+    for c in range(C):
+        count, m, m2 = 0, 0.0, 0.0
+        for k in range(len(parts)):
+            n = counts[k]
+            if n:
+                off = parts[k, 0, c] - m
+                m2 += parts[k, 1, c] + off * off * count * n / (count + n)
+                m += off * n / (count + n)
+                count += n
+        mean[c] = m
+        var[c] = m2 / count
+
+
+@inlined
+def keep(z, other, zero):
+    return z
+
+
+@inlined
+def rectify(z, other, zero):
+    return z if not z <= zero else zero  # NaN stays NaN
+
+
+@inlined
+def add_rectify(z, other, zero):
+    z = z + other
+    return z if not z <= zero else zero
+
+
+def normaliser(finish):
+    @inlined
+    def line(x, other, mean, scale, beta, y):
+        zero = x.dtype.type(0)
+        for j in range(min(x.size, y.size)):
+            y[j] = finish((x[j] - mean[j]) * scale[j] + beta[j], other[j], zero)
+
+    @kernel
+    def normalise(x, other, mean, scale, beta, y):
+        """y = finish((x - mean) * scale + beta, other)."""
+        length = line_length(mean.size)
+        m, s, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
+        for i in prange(-(-x.size // length)):
+            part = slice(i * length, min((i + 1) * length, x.size))
+            line(x[part], other[part], m, s, b, y[part])
+
+    return normalise
+
+
+normalise, normalise_relu = normaliser(keep), normaliser(rectify)
+normalise_add_relu = normaliser(add_rectify)
+
+
+# ---- backward
+
+
+@inlined
+def through(d, z, zero):
+    return d
+
+
+@inlined
+def where_positive(d, z, zero):
+    return d if z > zero else zero
+
+
+def summer(select):
+    @inlined
+    def line(x, dy, mean, scale, beta, s, q):
+        zero = x.dtype.type(0)
+        for j in range(min(x.size, s.size)):
+            xmu, d = x[j] - mean[j], dy[j]
+            d = select(d, xmu * scale[j] + beta[j], zero)
+            s[j] += d
+            q[j] += d * xmu
+
+    @kernel
+    def sums(x, dy, mean, scale, beta, parts):
+        """parts[k] = sum of d, sum of d * (x - mean), where d = dy behind the ReLU."""
+        length = line_length(mean.size)
+        m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
+        lines = -(-x.size // length)
+        for k in prange(len(parts)):
+            s, q = np.empty(length, x.dtype), np.empty(length, x.dtype)
+            total = np.empty((2, mean.size))
+            parts[k] = 0
+            last = (k + 1) * lines // len(parts)
+            for block in range(k * lines // len(parts), last, BLOCK):
+                s[:] = 0
+                q[:] = 0
+                for i in range(block, min(block + BLOCK, last)):
+                    part = slice(i * length, min((i + 1) * length, x.size))
+                    line(x[part], dy[part], m, a, b, s, q)
+                fold(s, total[0])
+                fold(q, total[1])
+                for c in range(mean.size):
+                    parts[k, 0, c] += total[0, c]
+                    parts[k, 1, c] += total[1, c]
+
+    return sums
+
+
+dy_sums, masked_sums = summer(through), summer(where_positive)
+
+
+def spreader(select):
+    @inlined
+    def line(x, dy, mean, scale, beta, constant, slope, dx):
+        zero = x.dtype.type(0)
+        for j in range(min(x.size, dx.size)):
+            xmu, d = x[j] - mean[j], dy[j]
+            d = select(d, xmu * scale[j] + beta[j], zero)
+            dx[j] = scale[j] * (d - constant[j] - xmu * slope[j])
+
+    @kernel
+    def spread(x, dy, mean, scale, beta, constant, slope, dx):
+        """dx = scale * (d - constant - (x - mean) * slope), where d = dy behind the ReLU."""
+        length = line_length(mean.size)
+        m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
+        k, t = repeated(constant, length), repeated(slope, length)
+        for i in prange(-(-x.size // length)):
+            part = slice(i * length, min((i + 1) * length, x.size))
+            line(x[part], dy[part], m, a, b, k, t, dx[part])
+
+    return spread
+
+
+dx_plain, dx_masked = spreader(through), spreader(where_positive)
+
+
+@kernel
+def mask(y, dy, dx):
+    """dx = dy where y > 0, else 0."""
+    for i in prange(y.size):
+        positive, d = y[i] > 0, dy[i]  # both loaded before the choice, or it does not vectorise
+        dx[i] = d if positive else y.dtype.type(0)
