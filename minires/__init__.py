@@ -14,6 +14,7 @@ import importlib
 from minires import data, flow, initializers, keras, models, ops, schedules
 from minires.core import Layer, Observer, Parameter, observe, retain_caches
 from minires.finite import NonFiniteError
+from minires.fusion import fuse
 from minires.gradcheck import assert_gradients, check_gradients
 from minires.history import History
 from minires.keras import Model
@@ -73,6 +74,7 @@ __all__ = [
     "evaluate",
     "fit",
     "flow",
+    "fuse",
     "initializers",
     "keras",
     "models",

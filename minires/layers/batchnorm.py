@@ -76,17 +76,22 @@ class BatchNorm2d(Layer):
                 x, gamma, beta, self.running_mean, self.running_var, eps=self.eps
             )
             return y, (False, cache)
+        M = self.values_per_channel(x)
+        y, cache = self.ops.batchnorm_forward(x, gamma, beta, eps=self.eps)
+        self.follow(cache.mean, cache.var, M)
+        return y, (True, cache)
+
+    def values_per_channel(self, x):
+        """M; one value is refused."""
         M = x.size // self.num_features
         if M == 1:
             raise ValueError(
                 f"BatchNorm2d expects more than one value per channel in training mode, got x of "
                 f"shape {x.shape}: its variance would be 0 and its output beta, whatever x is"
             )
-        y, cache = self.ops.batchnorm_forward(x, gamma, beta, eps=self.eps)
-        self._follow(cache.mean, cache.var, M)
-        return y, (True, cache)
+        return M
 
-    def _follow(self, mean, var, M):
+    def follow(self, mean, var, M):
         """Move the running statistics; into new arrays, so that `snapshot` need not copy."""
         if self.running_variance == "unbiased":
             var = var * (M / (M - 1))

@@ -22,7 +22,7 @@ def implementation(name):
     return getattr(importlib.import_module(module), name)
 
 
-MODULES = [f"{__name__}.{name}" for name in ("add", "batchnorm", "conv", "pool", "relu")]
+MODULES = [f"{__name__}.{name}" for name in ("add", "batchnorm", "conv", "fused", "pool", "relu")]
 
 
 def late(name):

@@ -1,4 +1,4 @@
-"""Batch normalisation, alone or with what follows it: a residual sum and a ReLU.
+"""Batch normalisation, and the kernels with which `fused.py` adds a residual sum and a ReLU.
 
 Nothing here computes much; the time goes into reading and writing images. So each pass reads what
 it needs once and does all it can with it:
@@ -49,7 +49,7 @@ def batchnorm_backward(dy, cache):
     if not covered(cache.x, cache.gamma):
         return reference.batchnorm_backward(dy, cache)
     x, dy = np.ascontiguousarray(cache.x), np.ascontiguousarray(dy)
-    return training_backward(dy, cache._replace(x=x), x, dy_sums, dx_plain)
+    return training_backward(dy, cache._replace(x=x), cache.gamma, dy_sums, dx_plain)
 
 
 def batchnorm_inference_forward(x, gamma, beta, mean, var, *, eps):
@@ -66,50 +66,10 @@ def batchnorm_inference_backward(dy, cache):
         return reference.batchnorm_inference_backward(dy, cache)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     dbeta, dxmu = add_parts(dy_sums, x, dy, x, mean, gamma, gamma)
-    zero = np.zeros_like(gamma)
+    zero = np.zeros_like(gamma)  # no path leads through the statistics
     dx = empty(x.shape, x.dtype)
     dx_plain(flat(x), flat(dy), mean, gamma * rstd, zero, zero, zero, flat(dx))
     return dx, (dxmu * rstd).astype(x.dtype), dbeta.astype(x.dtype)
-
-
-# ---- fused with what follows
-
-
-def batchnorm_relu_forward(x, gamma, beta, *, eps):
-    """relu(batchnorm(x)) and the cache of both."""
-    y, cache = training_forward(x, gamma, beta, eps, normalise_relu)
-    return y, (cache, beta)
-
-
-def batchnorm_relu_backward(dy, cache):
-    """dx, dgamma, dbeta of `batchnorm_relu_forward`; the mask is computed again from x."""
-    cache, beta = cache
-    dy = np.ascontiguousarray(dy)
-    return training_backward(dy, cache, beta, masked_sums, dx_masked)
-
-
-def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
-    """relu(batchnorm(x) + residual) and the cache of all three."""
-    y, cache = training_forward(x, gamma, beta, eps, normalise_add_relu, residual)
-    return y, (cache, y)
-
-
-def batchnorm_add_relu_backward(dy, cache):
-    """dx, dgamma, dbeta and dresidual, the gradient of the sum, of `batchnorm_add_relu_forward`."""
-    cache, y = cache
-    dsum = empty(dy.shape, dy.dtype)
-    mask(flat(y), flat(np.ascontiguousarray(dy)), flat(dsum))
-    return *training_backward(dsum, cache, cache.x, dy_sums, dx_plain), dsum
-
-
-def batchnorm_inference_relu_forward(x, gamma, beta, mean, var, *, eps):
-    """relu of `batchnorm_inference_forward`, without a cache: to predict, not to train."""
-    return inference_forward(x, gamma, beta, mean, var, eps, normalise_relu)[0]
-
-
-def batchnorm_inference_add_relu_forward(x, residual, gamma, beta, mean, var, *, eps):
-    """relu(`batchnorm_inference_forward` + residual), without a cache."""
-    return inference_forward(x, gamma, beta, mean, var, eps, normalise_add_relu, residual)[0]
 
 
 # ---- the parts
@@ -139,7 +99,6 @@ def training_backward(dy, cache, beta, sums, apply):
     x, gamma, mean, _, rstd = cache
     M = x.size // x.shape[-1]
     scale = gamma * rstd
-    beta = beta if beta.ndim == 1 else gamma  # not read where nothing is masked
     dbeta, dxmu = add_parts(sums, x, dy, x, mean, scale, beta)
     dgamma = dxmu * rstd
     constant, slope = (dbeta / M).astype(x.dtype), (dgamma * rstd / M).astype(x.dtype)
@@ -380,11 +339,3 @@ def spreader(select):
 
 
 dx_plain, dx_masked = spreader(through), spreader(where_positive)
-
-
-@kernel
-def mask(y, dy, dx):
-    """dx = dy where y > 0, else 0."""
-    for i in prange(y.size):
-        positive, d = y[i] > 0, dy[i]  # both loaded before the choice, or it does not vectorise
-        dx[i] = d if positive else y.dtype.type(0)

@@ -42,18 +42,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def kernel(function):
-    """Compile `function` when it is first called; calls take turns."""
-    parallel = compiled(function, parallel=True)
+    """Compile `function` when it is first called; calls take turns.
 
-    @functools.cache
-    def serial():
-        return compiled(function, parallel=False)
+    `kernel.alone(...)` is the same on the calling thread only: waking the others takes longer than
+    a few thousand numbers do. Which of the two ran shows in no bit.
+    """
+    parallel, serial = compiled(function, parallel=True), compiled(function, parallel=False)
 
     @functools.wraps(function)
     def call(*args):
         with turn.lock:
-            return serial()(*args) if turn.forked else parallel(*args)
+            return serial(*args) if turn.forked else parallel(*args)
 
+    @functools.wraps(function)
+    def alone(*args):
+        with turn.lock:
+            return serial(*args)
+
+    call.alone = alone
     return call
 
 

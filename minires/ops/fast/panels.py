@@ -7,6 +7,8 @@ from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import BITS
 
+FEW = 2**17  # numbers for which other threads are not woken
+
 
 def panel_width(dtype):
     """Filters side by side in a panel: two registers."""
@@ -21,10 +23,8 @@ def pack(weight):
     KH, KW, C, F = weight.shape
     width = panel_width(weight.dtype)
     panels = empty((-(-F // width), KH * KW * C, width), weight.dtype)
-    if weight.flags.c_contiguous:
-        fill(weight, panels)
-    else:
-        fill(any_strides(weight), panels)
+    run = fill.alone if weight.size < FEW else fill
+    run(weight if weight.flags.c_contiguous else any_strides(weight), panels)
     return panels.reshape(-1)
 
 

@@ -35,7 +35,7 @@ from numba import get_thread_id, prange
 
 from minires.ops.fast.jit import CHUNKS, inlined, kernel
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import clear, copy, copy_rows, pack, padded, panel_width
+from minires.ops.fast.panels import FEW, clear, copy, copy_rows, pack, padded, panel_width
 from minires.ops.fast.simd import (
     ROWS,
     add_tile,
@@ -127,7 +127,7 @@ def correlate(x, weight, bias, y, padding):
     s = sizes(x.shape, y.shape, padding)
     panels = pack(weight)
     U = empty((36 * s.cs * padded_panels(s.F),), x.dtype)
-    transform_weight(panels, s, U)
+    (transform_weight.alone if weight.size < FEW else transform_weight)(panels, s, U)
     convolve(x.reshape(-1), U, bias, y.reshape(-1), len(x), s, scratch(x.dtype, work_size(s)))
 
 
@@ -558,5 +558,6 @@ def weight_gradient(x, dy, window):
     work = scratch(x.dtype, work_size(s))
     correlate_gradient(x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
-    gradient_of_weight(dU.reshape(parts, -1), s, dw)
+    run = gradient_of_weight.alone if dU.size < FEW else gradient_of_weight
+    run(dU.reshape(parts, -1), s, dw)
     return np.ascontiguousarray(dw[:, :, : s.C, : s.F]), db.sum(axis=0)[: s.F]

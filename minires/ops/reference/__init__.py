@@ -10,6 +10,16 @@ from minires.ops.reference.batchnorm import (
 from minires.ops.reference.conv import conv2d_backward, conv2d_forward
 from minires.ops.reference.dense import dense_backward, dense_forward
 from minires.ops.reference.dropout import dropout_backward, dropout_forward
+from minires.ops.reference.fused import (
+    batchnorm_add_relu_backward,
+    batchnorm_add_relu_forward,
+    batchnorm_inference_add_relu_backward,
+    batchnorm_inference_add_relu_forward,
+    batchnorm_inference_relu_backward,
+    batchnorm_inference_relu_forward,
+    batchnorm_relu_backward,
+    batchnorm_relu_forward,
+)
 from minires.ops.reference.pool import (
     avgpool2d_backward,
     avgpool2d_forward,
@@ -31,10 +41,18 @@ __all__ = [
     "add_forward",
     "avgpool2d_backward",
     "avgpool2d_forward",
+    "batchnorm_add_relu_backward",
+    "batchnorm_add_relu_forward",
     "batchnorm_backward",
     "batchnorm_forward",
+    "batchnorm_inference_add_relu_backward",
+    "batchnorm_inference_add_relu_forward",
     "batchnorm_inference_backward",
     "batchnorm_inference_forward",
+    "batchnorm_inference_relu_backward",
+    "batchnorm_inference_relu_forward",
+    "batchnorm_relu_backward",
+    "batchnorm_relu_forward",
     "conv2d_backward",
     "conv2d_forward",
     "dense_backward",

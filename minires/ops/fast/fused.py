@@ -1,0 +1,71 @@
+"""Batch norm with what follows it, in the two passes that batch norm takes anyway.
+
+Apart, batch norm, sum and ReLU read 4 images and write 3 on the way forward; together they read 3
+(x twice) and write 1. The kernels are `batchnorm.py`'s with another last step.
+"""
+
+import numpy as np
+
+from minires.ops.fast.batchnorm import (
+    batchnorm_inference_backward,
+    dx_masked,
+    dx_plain,
+    dy_sums,
+    inference_forward,
+    masked_sums,
+    normalise_add_relu,
+    normalise_relu,
+    training_backward,
+    training_forward,
+)
+from minires.ops.fast.relu import relu_backward
+from minires.ops.reference.fused import FusedCache
+
+
+def batchnorm_relu_forward(x, gamma, beta, *, eps):
+    """relu(batchnorm(x)), statistics of the batch; see `reference`."""
+    y, norm = training_forward(x, gamma, beta, eps, normalise_relu)
+    return y, FusedCache(norm, beta, y)
+
+
+def batchnorm_relu_backward(dy, cache):
+    """dx, dgamma, dbeta; the mask is computed again from x, which is read anyway."""
+    dy = np.ascontiguousarray(dy)
+    return training_backward(dy, cache.norm, cache.beta, masked_sums, dx_masked)
+
+
+def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
+    """relu(batchnorm(x) + residual), statistics of the batch; see `reference`."""
+    y, norm = training_forward(x, gamma, beta, eps, normalise_add_relu, residual)
+    return y, FusedCache(norm, beta, y)
+
+
+def batchnorm_add_relu_backward(dy, cache):
+    """dx, dresidual, dgamma, dbeta; see `reference`."""
+    dresidual = relu_backward(dy, cache.y)
+    dx, *rest = training_backward(dresidual, cache.norm, cache.beta, dy_sums, dx_plain)
+    return dx, dresidual, *rest
+
+
+def batchnorm_inference_relu_forward(x, gamma, beta, mean, var, *, eps):
+    """relu(batchnorm(x)) for given statistics; see `reference`."""
+    y, norm = inference_forward(x, gamma, beta, mean, var, eps, normalise_relu)
+    return y, FusedCache(norm, beta, y)
+
+
+def batchnorm_inference_relu_backward(dy, cache):
+    """dx, dgamma, dbeta; see `reference`."""
+    return batchnorm_inference_backward(relu_backward(dy, cache.y), cache.norm)
+
+
+def batchnorm_inference_add_relu_forward(x, residual, gamma, beta, mean, var, *, eps):
+    """relu(batchnorm(x) + residual) for given statistics; see `reference`."""
+    y, norm = inference_forward(x, gamma, beta, mean, var, eps, normalise_add_relu, residual)
+    return y, FusedCache(norm, beta, y)
+
+
+def batchnorm_inference_add_relu_backward(dy, cache):
+    """dx, dresidual, dgamma, dbeta; see `reference`."""
+    dresidual = relu_backward(dy, cache.y)
+    dx, *rest = batchnorm_inference_backward(dresidual, cache.norm)
+    return dx, dresidual, *rest

@@ -1,0 +1,125 @@
+"""Batch norm with what follows it in one op: what `fuse` replaces neighbouring layers with.
+
+Here they are the plain ops one after the other; `ops/fast` does them in one pass over memory.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from minires.ops.reference.batchnorm import (
+    BatchNormCache,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference_backward,
+    batchnorm_inference_forward,
+)
+from minires.ops.reference.relu import relu_backward, relu_forward
+
+
+class FusedCache(NamedTuple):
+    """The cache of the batch norm, and what tells where the ReLU let pass."""
+
+    norm: BatchNormCache
+    beta: np.ndarray  # (C,)
+    y: np.ndarray  # (..., C)
+
+
+def batchnorm_relu_forward(x, gamma, beta, *, eps):
+    """relu(batchnorm(x)), statistics of the batch.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) or (N, C) float
+    gamma, beta : (C,) float
+    eps : float
+
+    Returns
+    -------
+    y : like x
+    cache : FusedCache
+    """
+    z, norm = batchnorm_forward(x, gamma, beta, eps=eps)
+    y, mask = relu_forward(z)
+    return y, FusedCache(norm, beta, mask)
+
+
+def batchnorm_relu_backward(dy, cache):
+    """dx, dgamma, dbeta of `batchnorm_relu_forward`."""
+    return batchnorm_backward(relu_backward(dy, cache.y), cache.norm)
+
+
+def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
+    """relu(batchnorm(x) + residual), statistics of the batch.
+
+    Parameters
+    ----------
+    x, residual : (N, H, W, C) or (N, C) float
+    gamma, beta : (C,) float
+    eps : float
+
+    Returns
+    -------
+    y : like x
+    cache : FusedCache
+    """
+    z, norm = batchnorm_forward(x, gamma, beta, eps=eps)
+    y, mask = relu_forward(z + residual)
+    return y, FusedCache(norm, beta, mask)
+
+
+def batchnorm_add_relu_backward(dy, cache):
+    """dx, dresidual, dgamma, dbeta of `batchnorm_add_relu_forward`."""
+    dresidual = relu_backward(dy, cache.y)
+    dx, dgamma, dbeta = batchnorm_backward(dresidual, cache.norm)
+    return dx, dresidual, dgamma, dbeta
+
+
+def batchnorm_inference_relu_forward(x, gamma, beta, mean, var, *, eps):
+    """relu(batchnorm(x)) for given statistics.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) or (N, C) float
+    gamma, beta, mean, var : (C,) float
+    eps : float
+
+    Returns
+    -------
+    y : like x
+    cache : FusedCache
+    """
+    z, norm = batchnorm_inference_forward(x, gamma, beta, mean, var, eps=eps)
+    y, mask = relu_forward(z)
+    return y, FusedCache(norm, beta, mask)
+
+
+def batchnorm_inference_relu_backward(dy, cache):
+    """dx, dgamma, dbeta of `batchnorm_inference_relu_forward`."""
+    return batchnorm_inference_backward(relu_backward(dy, cache.y), cache.norm)
+
+
+def batchnorm_inference_add_relu_forward(x, residual, gamma, beta, mean, var, *, eps):
+    """relu(batchnorm(x) + residual) for given statistics.
+
+    Parameters
+    ----------
+    x, residual : (N, H, W, C) or (N, C) float
+    gamma, beta, mean, var : (C,) float
+    eps : float
+
+    Returns
+    -------
+    y : like x
+    cache : FusedCache
+    """
+    z, norm = batchnorm_inference_forward(x, gamma, beta, mean, var, eps=eps)
+    y, mask = relu_forward(z + residual)
+    return y, FusedCache(norm, beta, mask)
+
+
+def batchnorm_inference_add_relu_backward(dy, cache):
+    """dx, dresidual, dgamma, dbeta of `batchnorm_inference_add_relu_forward`."""
+    dresidual = relu_backward(dy, cache.y)
+    dx, dgamma, dbeta = batchnorm_inference_backward(dresidual, cache.norm)
+    return dx, dresidual, dgamma, dbeta

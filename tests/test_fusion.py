@@ -1,0 +1,95 @@
+"""`fuse(model)` computes what the model computes, on both op sets, and shares what is trained."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import minires
+from minires.layers.fused import NormReLU, ResidualReLU
+from minires.models import cifar
+from minires.ops import fast, reference
+
+OPS = pytest.mark.parametrize("ops", [reference, fast], ids=["reference", "fast"])
+MODELS = pytest.mark.parametrize(
+    "options",
+    [{}, {"shortcut": "B"}, {"kind": "plain"}, {"kind": "preactivation"}, {"norm": None}],
+    ids=lambda options: "-".join(str(v) for v in options.values()) or "A",
+)
+
+
+def build(ops, **options):
+    model = cifar.cifar_resnet(8, 5, input_shape=(9, 8, 3), rng=0, ops=ops, **options)
+    return model.astype(np.float64)
+
+
+def step(model, x, labels):
+    """Outputs in both modes, the gradients and the running statistics after one step."""
+    loss = minires.SoftmaxCrossEntropy()
+    for parameter in model.parameters():
+        parameter.grad[...] = 0
+    logits = model.forward(x, training=True)
+    loss.forward(logits, labels)
+    dx = model.backward(loss.backward())
+    after = model.forward(x)
+    dx_after = model.backward(after)
+    grads = [p.grad.copy() for p in model.parameters()]
+    return [logits, dx, after, dx_after, *grads]
+
+
+@OPS
+@MODELS
+def test_a_fused_model_computes_the_same(ops, options, rng):
+    x, labels = rng.standard_normal((4, 9, 8, 3)), rng.integers(0, 5, 4)
+    expected = step(build(ops, **options), x, labels)
+    for a, e in zip(step(minires.fuse(build(ops, **options)), x, labels), expected, strict=True):
+        assert_allclose(a, e, rtol=1e-9, atol=1e-11 * np.abs(e).max())
+
+
+@OPS
+def test_running_statistics_are_the_readable_model_s(ops, rng):
+    x = rng.standard_normal((4, 9, 8, 3))
+    model, twin = build(ops), build(ops)
+    twin.forward(x, training=True)
+    minires.fuse(model).forward(x, training=True)
+    assert_allclose(model.forward(x), twin.forward(x), rtol=1e-10)
+
+
+def test_paths_and_parameters_stay(rng):
+    model = build(reference, shortcut="B")
+    fused = minires.fuse(model)
+    theirs, ours = model.named_parameters(), fused.named_parameters()
+    assert [path for path, _ in ours] == [path for path, _ in theirs]
+    assert all(a is b for (_, a), (_, b) in zip(ours, theirs, strict=True))
+
+
+def test_the_readable_model_is_left_alone():
+    model = build(reference)
+    before = repr(model)
+    fused = minires.fuse(model)
+    assert repr(model) == before
+    kinds = {type(layer) for _, layer in fused.named_layers()}
+    assert {NormReLU, ResidualReLU} <= kinds
+    assert not {NormReLU, ResidualReLU} & {type(layer) for _, layer in model.named_layers()}
+
+
+def test_recorders_are_refused_with_the_reason():
+    fused = minires.fuse(build(reference))
+    reason = pytest.raises(RuntimeError, match="record the model that `fuse` was given")
+    with reason, minires.observe(fused, minires.Observer()):
+        pass
+
+
+def test_an_error_carries_the_path_of_the_layer():
+    fused = minires.fuse(build(reference))
+    with pytest.raises(ValueError, match="one value per channel") as caught:
+        fused.stage3.block0.sum.forward(np.ones((1, 1, 1, 32)), training=True)
+    assert caught.value.__notes__ == ["in layer branch.norm1"]
+
+
+def test_a_copy_in_another_dtype_works(rng):
+    x = rng.standard_normal((2, 9, 8, 3))
+    fused = minires.fuse(build(reference))
+    expected = fused.forward(x)
+    found = fused.astype(np.float32).forward(x.astype(np.float32))
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
