@@ -444,22 +444,42 @@ def parts_of(work, s):
 
 
 @inlined
+def place_of(tile, s):
+    """Image, row and column of a tile."""
+    row = tile // s.across
+    return row // s.down, row % s.down, tile % s.across
+
+
+@inlined
+def step(n, i, j, s):
+    """The place of the next tile, without a division."""
+    j += 1
+    if j == s.across:
+        i, j = i + 1, 0
+        if i == s.down:
+            n, i = n + 1, 0
+    return n, i, j
+
+
+@inlined
 def tiles_in(x, first, tiles, band, held, V, s):
     """V for the tiles first, first + 1, ... of all images, row by row.
 
-    `held` is the number of the row of tiles with which the band in memory begins; returns the new.
+    The band in memory begins with the row of tiles `held`, counted from the first image; returns
+    the new one.
     """
     v = lanes(x)
+    n, i, j = place_of(first, s)
     for t in range(tiles):
-        row, j = (first + t) // s.across, (first + t) % s.across
-        n, i = row // s.down, row % s.down
-        above = i // s.deep * s.deep
-        if held != row - i + above:
-            held = row - i + above
+        row = n * s.down + i
+        if held < 0 or row >= held + s.deep or (i == 0 and row != held):
+            held = row - i % s.deep
+            above = held - n * s.down
             rows, top = 4 * min(s.deep, s.down - above) + 2, 4 * above - s.top
             copy_rows(x, n * s.H, s.H, s.W, s.C, top, rows, s.left, s.width, s.cs, band)
-        o = ((i - above) * 4 * s.width + j * 4) * s.cs
+        o = ((row - held) * 4 * s.width + j * 4) * s.cs
         tile_in(band, o, s.width * s.cs, s.cs, V, t * 36 * v, s.cs)
+        n, i, j = step(n, i, j, s)
     return held
 
 
@@ -467,30 +487,27 @@ def tiles_in(x, first, tiles, band, held, V, s):
 def tiles_out(M, first, tiles, bias, y, edge, s):
     """The pixels of the tiles first, first + 1, ..."""
     v = lanes(y)
-    per_image = s.down * s.across
+    n, i, j = place_of(first, s)
     for t in range(tiles):
-        n, rest = (first + t) // per_image, (first + t) % per_image
-        i, j = rest // s.across, rest % s.across
         rows, cols = min(4, s.OH - 4 * i), min(4, s.OW - 4 * j)
         o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
-        if rows == 4 and cols == 4 and s.fs == s.F:
+        if rows == 4 and cols == 4 and s.F == s.fs:
             tile_out(M, t * 36 * v, bias, y, o, s.OW * s.F, s.F, s.fs)
         else:
             tile_out(M, t * 36 * v, bias, edge, 0, 4 * s.fs, s.fs, s.fs)
             for r in range(rows):
                 for c in range(cols):
                     copy(edge, (4 * r + c) * s.fs, y, o + (r * s.OW + c) * s.F, s.F)
+        n, i, j = step(n, i, j, s)
 
 
 @inlined
 def tiles_dy(dy, first, tiles, band, M, s):
     """dM for the tiles first, first + 1, ..."""
     v = lanes(dy)
-    per_image = s.down * s.across
-    whole = s.OH % 4 == 0 and s.OW % 4 == 0 and s.fs == s.F
+    whole = s.OH % 4 == 0 and s.OW % 4 == 0 and s.F == s.fs
+    n, i, j = place_of(first, s)
     for t in range(tiles):
-        n, rest = (first + t) // per_image, (first + t) % per_image
-        i, j = rest // s.across, rest % s.across
         if whole:
             o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
             tile_dy(dy, o, s.OW * s.F, s.F, M, t * 36 * v, s.fs)
@@ -499,6 +516,7 @@ def tiles_dy(dy, first, tiles, band, M, s):
             if j == 0 or t == 0:
                 copy_rows(dy, n * s.OH, s.OH, s.OW, s.F, 4 * i, 4, 0, width, s.fs, band)
             tile_dy(band, j * 4 * s.fs, width * s.fs, s.fs, M, t * 36 * v, s.fs)
+        n, i, j = step(n, i, j, s)
 
 
 @kernel
