@@ -10,6 +10,7 @@ import numpy as np
 
 from minires.checks import expect_choice, expect_number
 from minires.core import Parameter
+from minires.ops import default as default_ops
 
 
 class Optimizer:
@@ -132,6 +133,8 @@ class Adam(Optimizer):
         Added to the gradient, and so divided by the root with it; see AdamW.
     decay : {"all", "weights"}
         "weights" leaves out biases and batch norm's gamma and beta.
+    ops : module
+        The implementation, such as `minires.ops.reference`.
 
     References
     ----------
@@ -147,8 +150,12 @@ class Adam(Optimizer):
         eps=1e-8,
         weight_decay=0.0,
         decay="all",
+        ops=default_ops,
     ):
         super().__init__(parameters, lr, weight_decay, decay)
+        self.adam_step = (
+            ops.adam_step
+        )  # the function: an optimiser with a module in it cannot be copied
         name = type(self).__name__
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"{name} expects betas to be a pair of numbers, got {betas!r}")
@@ -163,12 +170,8 @@ class Adam(Optimizer):
         self._descend(i, parameter.value, g)
 
     def _descend(self, i, w, g):
-        (b1, b2), m, v = self.betas, self.m[i], self.v[i]
-        m += (1 - b1) * (g - m)
-        v *= b2
-        v += (1 - b2) * g * g
-        root = np.sqrt(v) / math.sqrt(1 - b2**self.steps) + self.eps
-        w -= self.lr / (1 - b1**self.steps) * m / root
+        settings = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "step": self.steps}
+        self.adam_step(w, g, self.m[i], self.v[i], **settings)
 
 
 class AdamW(Adam):
@@ -176,7 +179,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    parameters, lr, betas, eps, decay
+    parameters, lr, betas, eps, decay, ops
         As for Adam.
     weight_decay : float
         PyTorch's default.
@@ -195,9 +198,10 @@ class AdamW(Adam):
         eps=1e-8,
         weight_decay=1e-2,
         decay="all",
+        ops=default_ops,
     ):
         super().__init__(
-            parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay
+            parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay, ops=ops
         )
 
     def _update(self, i, parameter, weight_decay):

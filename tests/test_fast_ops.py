@@ -289,3 +289,22 @@ def test_bits_do_not_depend_on_the_number_of_threads():
         results.append([a.tobytes() for a in everything()])
     numba.set_num_threads(before)
     assert all(result == results[0] for result in results)
+
+
+# ---- optimiser
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 3, 5, 7), (300, 500), ()])
+def test_adam_equals_the_reference(shape, dtype):
+    w, g, m, v = arrays(3, shape, shape, shape, shape, dtype=dtype)
+    v = np.asarray(v * v)
+    results = []
+    for ops in (fast, reference):
+        a, b, c = np.array(w), np.array(m), np.array(v)
+        for step in (1, 2, 3):
+            ops.adam_step(a, np.array(g), b, c, lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=step)
+        results.append((a, b, c))
+    for a, e in zip(*results, strict=True):
+        assert a.dtype == dtype
+        assert_allclose(a, e, rtol=1e-6 if dtype == np.float32 else 1e-14)

@@ -22,7 +22,8 @@ def implementation(name):
     return getattr(importlib.import_module(module), name)
 
 
-MODULES = [f"{__name__}.{name}" for name in ("add", "batchnorm", "conv", "fused", "pool", "relu")]
+OURS = ("add", "batchnorm", "conv", "fused", "optimizer", "pool", "relu")
+MODULES = [f"{__name__}.{name}" for name in OURS]
 
 
 def late(name):

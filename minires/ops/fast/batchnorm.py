@@ -65,7 +65,7 @@ def batchnorm_inference_backward(dy, cache):
     if not covered(x, gamma):
         return reference.batchnorm_inference_backward(dy, cache)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    dbeta, dxmu = add_parts(dy_sums, x, dy, x, mean, gamma, gamma)
+    dbeta, dxmu = add_parts(dy_sums, x, dy, dy, mean, gamma, gamma, dy)
     zero = np.zeros_like(gamma)  # no path leads through the statistics
     dx = empty(x.shape, x.dtype)
     dx_plain(flat(x), flat(dy), mean, gamma * rstd, zero, zero, zero, flat(dx))
@@ -94,23 +94,30 @@ def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     return y, BatchNormCache(x, gamma, mean, var, rstd)
 
 
-def training_backward(dy, cache, beta, sums, apply):
-    """dx, dgamma, dbeta by a pair of kernels: the sums over the batch, then dx."""
+def training_backward(dy, cache, beta, sums, apply, y=None):
+    """dx, dgamma, dbeta by a pair of kernels: the sums over the batch, then dx.
+
+    With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second.
+    """
     x, gamma, mean, _, rstd = cache
     M = x.size // x.shape[-1]
     scale = gamma * rstd
-    dbeta, dxmu = add_parts(sums, x, dy, x, mean, scale, beta)
+    dsum = dy if y is None else empty(dy.shape, dy.dtype)
+    dbeta, dxmu = add_parts(sums, x, dy, dy if y is None else y, mean, scale, beta, dsum)
     dgamma = dxmu * rstd
     constant, slope = (dbeta / M).astype(x.dtype), (dgamma * rstd / M).astype(x.dtype)
     dx = empty(x.shape, x.dtype)
-    apply(flat(x), flat(dy), mean, scale, np.ascontiguousarray(beta), constant, slope, flat(dx))
-    return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+    beta = np.ascontiguousarray(beta)
+    apply(flat(x), flat(dsum), mean, scale, beta, constant, slope, flat(dx))
+    sum_gradient = () if y is None else (dsum,)
+    return dx, *sum_gradient, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 
-def add_parts(sums, x, dy, y, mean, scale, beta):
+def add_parts(sums, x, dy, y, mean, scale, beta, out):
     """The two sums of a kernel, (C,) float64 each, its parts added in their order."""
     parts = np.empty((CHUNKS, 2, x.shape[-1]))
-    sums(flat(x), flat(dy), mean, scale, np.ascontiguousarray(beta), parts)
+    beta = np.ascontiguousarray(beta)
+    sums(flat(x), flat(dy), flat(y), mean, scale, beta, flat(out), parts)
     return parts.sum(axis=0)
 
 
@@ -277,18 +284,37 @@ def where_positive(d, z, zero):
     return d if z > zero else zero
 
 
-def summer(select):
-    @inlined
-    def line(x, dy, mean, scale, beta, s, q):
-        zero = x.dtype.type(0)
-        for j in range(min(x.size, s.size)):
-            xmu, d = x[j] - mean[j], dy[j]
-            d = select(d, xmu * scale[j] + beta[j], zero)
-            s[j] += d
-            q[j] += d * xmu
+@inlined
+def plain_line(x, dy, y, mean, scale, beta, s, q, out):
+    for j in range(min(x.size, s.size)):
+        s[j] += dy[j]
+        q[j] += dy[j] * (x[j] - mean[j])
 
+
+@inlined
+def masked_line(x, dy, y, mean, scale, beta, s, q, out):
+    zero = x.dtype.type(0)
+    for j in range(min(x.size, s.size)):
+        xmu = x[j] - mean[j]
+        d = where_positive(dy[j], xmu * scale[j] + beta[j], zero)
+        s[j] += d
+        q[j] += d * xmu
+
+
+@inlined
+def residual_line(x, dy, y, mean, scale, beta, s, q, out):
+    zero = x.dtype.type(0)
+    for j in range(min(x.size, s.size)):
+        d, z = dy[j], y[j]  # both loaded before the choice, or it does not vectorise
+        d = where_positive(d, z, zero)
+        out[j] = d
+        s[j] += d
+        q[j] += d * (x[j] - mean[j])
+
+
+def summer(line):
     @kernel
-    def sums(x, dy, mean, scale, beta, parts):
+    def sums(x, dy, y, mean, scale, beta, out, parts):
         """parts[k] = sum of d, sum of d * (x - mean), where d = dy behind the ReLU."""
         length = line_length(mean.size)
         m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
@@ -302,8 +328,8 @@ def summer(select):
                 s[:] = 0
                 q[:] = 0
                 for i in range(block, min(block + BLOCK, last)):
-                    part = slice(i * length, min((i + 1) * length, x.size))
-                    line(x[part], dy[part], m, a, b, s, q)
+                    here = slice(i * length, min((i + 1) * length, x.size))
+                    line(x[here], dy[here], y[here], m, a, b, s, q, out[here])
                 fold(s, total[0])
                 fold(q, total[1])
                 for c in range(mean.size):
@@ -313,7 +339,7 @@ def summer(select):
     return sums
 
 
-dy_sums, masked_sums = summer(through), summer(where_positive)
+dy_sums, masked_sums, residual_sums = summer(plain_line), summer(masked_line), summer(residual_line)
 
 
 def spreader(select):

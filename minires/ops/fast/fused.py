@@ -10,11 +10,11 @@ from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
     dx_masked,
     dx_plain,
-    dy_sums,
     inference_forward,
     masked_sums,
     normalise_add_relu,
     normalise_relu,
+    residual_sums,
     training_backward,
     training_forward,
 )
@@ -42,9 +42,8 @@ def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
 
 def batchnorm_add_relu_backward(dy, cache):
     """dx, dresidual, dgamma, dbeta; see `reference`."""
-    dresidual = relu_backward(dy, cache.y)
-    dx, *rest = training_backward(dresidual, cache.norm, cache.beta, dy_sums, dx_plain)
-    return dx, dresidual, *rest
+    dy = np.ascontiguousarray(dy)
+    return training_backward(dy, cache.norm, cache.beta, residual_sums, dx_plain, cache.y)
 
 
 def batchnorm_inference_relu_forward(x, gamma, beta, mean, var, *, eps):

@@ -491,7 +491,7 @@ def tiles_out(M, first, tiles, bias, y, edge, s):
     for t in range(tiles):
         rows, cols = min(4, s.OH - 4 * i), min(4, s.OW - 4 * j)
         o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
-        if rows == 4 and cols == 4 and s.F == s.fs:
+        if rows == 4 and cols == 4 and s.fs == s.F:
             tile_out(M, t * 36 * v, bias, y, o, s.OW * s.F, s.F, s.fs)
         else:
             tile_out(M, t * 36 * v, bias, edge, 0, 4 * s.fs, s.fs, s.fs)
@@ -505,7 +505,7 @@ def tiles_out(M, first, tiles, bias, y, edge, s):
 def tiles_dy(dy, first, tiles, band, M, s):
     """dM for the tiles first, first + 1, ..."""
     v = lanes(dy)
-    whole = s.OH % 4 == 0 and s.OW % 4 == 0 and s.F == s.fs
+    whole = s.OH % 4 == 0 and s.OW % 4 == 0 and s.fs == s.F
     n, i, j = place_of(first, s)
     for t in range(tiles):
         if whole:

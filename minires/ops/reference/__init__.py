@@ -20,6 +20,7 @@ from minires.ops.reference.fused import (
     batchnorm_relu_backward,
     batchnorm_relu_forward,
 )
+from minires.ops.reference.optimizer import adam_step
 from minires.ops.reference.pool import (
     avgpool2d_backward,
     avgpool2d_forward,
@@ -37,6 +38,7 @@ from minires.ops.reference.softmax_cross_entropy import (
 )
 
 __all__ = [
+    "adam_step",
     "add_backward",
     "add_forward",
     "avgpool2d_backward",
