@@ -1,4 +1,5 @@
-"""Convolution: which kernels run it. `direct.py` runs any shape, `winograd.py` 3x3 at stride 1.
+"""Convolution: which kernels run it. `direct.py` runs any shape, `winograd.py` 3x3 at stride 1,
+`scatter.py` the gradient of an input with few channels.
 
 `covered` says what is left to the reference (groups, dilation), `winograd.pays` and
 `winograd.gradient_pays` what goes there. Winograd takes float32 only: its error is 1e-5 of the
@@ -9,7 +10,7 @@ Read next: `direct.py`.
 import numpy as np
 
 from minires.ops import reference
-from minires.ops.fast import direct, winograd
+from minires.ops.fast import direct, scatter, winograd
 from minires.ops.fast.panels import padded
 from minires.ops.reference.conv import ConvCache
 from minires.ops.window import resolve_window
@@ -31,13 +32,14 @@ def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, gro
 
 def conv2d_backward(dy, cache):
     """Gradients of `conv2d_forward`; see `reference.conv2d_backward`."""
-    if not covered(cache):
-        return reference.conv2d_backward(dy, cache)
     x, weight, window, _ = cache
+    if not covered(cache) or dy.dtype != x.dtype:
+        return reference.conv2d_backward(dy, cache)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     quick = winograd.pays(cache)
     from_weights = winograd if quick and winograd.gradient_pays(*weight.shape[2:]) else direct
-    from_input = winograd if quick else direct
+    few = scatter.pays(x.shape, window, x.dtype)
+    from_input = winograd if quick else scatter if few else direct
     dweight, dbias = from_weights.weight_gradient(x, dy, window)
     return from_input.input_gradient(x.shape, weight, dy, window), dweight, dbias
 
