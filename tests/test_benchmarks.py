@@ -1,0 +1,329 @@
+"""The benchmarks: the frame works and the checks have teeth. Nothing here asserts a time."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmarks
+from benchmarks import cases, checks, contenders, field, report, steps, tasks, worker
+from benchmarks.harness import (
+    THREADS,
+    MissingContenderError,
+    Seat,
+    Worker,
+    WorkerError,
+    environment,
+)
+from minires.cli import bench
+from minires.cli import main as minires
+
+FOLDER = Path(benchmarks.__file__).parent
+SMALL = ["--model", "resnet8", "--input-shape", "8,8,1", "--batch", "2"]
+TURNS = ["--rounds", "2", "--burst", "1", "--threads", "1"]
+REFERENCE = ["--contenders", "minires-reference"]
+RUNS = {
+    "train_step": [*SMALL, *TURNS],
+    "inference": [*SMALL, *TURNS],
+    "ops": ["--only", "dense, 64", "--batch", "2", *TURNS],
+    "memory": [*SMALL, "--steps", "1"],
+    "startup": [*SMALL, "--rounds", "1"],
+    "scaling": ["--axis", "batch", "--values", "1,2", *TURNS],
+}
+
+# answers `work` with times, or fails as it is told on the command line
+DUMMY = """
+import json, os, sys
+how = sys.argv[1]
+for line in sys.stdin:
+    request = json.loads(line)
+    if how == "dies":
+        print("the last words", file=sys.stderr)
+        os._exit(3)
+    if how == "babbles":
+        print("not JSON", flush=True)
+        continue
+    answers = {
+        "works": {"answer": [float(sys.argv[2])] * request.get("times", 1)},
+        "fails": {"error": "ValueError: no"},
+        "lacks": {"missing": "nothing to run"},
+    }
+    print(json.dumps(answers[how]), flush=True)
+"""
+
+
+@pytest.fixture
+def dummy(tmp_path):
+    """A function that starts a dummy contender."""
+    script = tmp_path / "dummy.py"
+    script.write_text(DUMMY)
+
+    def start(name, how="works", seconds=1.0):
+        return Worker(name, command=(sys.executable, str(script), how, str(seconds)))
+
+    return start
+
+
+def run(name, *arguments):
+    """The exit code of a benchmark."""
+    return importlib.import_module(f"benchmarks.{name}").main(list(arguments))
+
+
+# ---- the harness
+
+
+def test_a_worker_answers(dummy):
+    with dummy("a", seconds=0.5) as worker:
+        assert worker.ask("work", times=3) == [0.5, 0.5, 0.5]
+    assert worker.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "text"),
+    [
+        ("dies", WorkerError, "gave no answer to 'work' and ended with code 3: the last words"),
+        ("babbles", WorkerError, "gave no answer to 'work'"),
+        ("fails", WorkerError, "ValueError: no"),
+        ("lacks", MissingContenderError, "nothing to run"),
+    ],
+)
+def test_a_worker_that_gives_no_answer_says_why(dummy, how, error, text):
+    with dummy("a", how) as worker, pytest.raises(error, match=text):
+        worker.ask("work")
+    assert worker.process.poll() is not None
+
+
+def test_who_is_missing_or_fails_drops_out_and_the_others_go_on(dummy, capsys):
+    how = {"good": "works", "absent": "lacks", "bad": "dies"}
+    with field.Field(list(how), lambda name: dummy(name, how[name])) as runners:
+        seconds = field.alternate(runners, "work", rounds=3, burst=2)
+    assert seconds == {"good": [1.0] * 6}
+    assert runners.skipped == {"absent": "nothing to run"}
+    assert "the last words" in runners.failed["bad"]
+    assert "absent: skipped, nothing to run\n" in capsys.readouterr().err
+
+
+def test_contenders_take_turns_and_each_leads():
+    turns = []
+
+    class Runner(Seat):
+        def ask(self, do, times):
+            turns.append((self.name, times))
+            return list(range(times))
+
+    with field.Field(["a", "b"], Runner) as runners:
+        seconds = field.alternate(runners, "work", rounds=2, burst=3, warmup=1)
+    assert turns == [("a", 1), ("b", 1), ("a", 4), ("b", 4), ("b", 4), ("a", 4)]
+    assert seconds == {"a": [1, 2, 3, 1, 2, 3], "b": [1, 2, 3, 1, 2, 3]}  # never the first
+
+
+def test_ratios_refer_to_the_best_peer():
+    rows, best = field.compare({"minires": [1, 2, 9], "torch-a": [8, 8], "torch-b": [4, 4]})
+    assert best == "torch-b"
+    assert [row["median"] for row in rows] == [2, 8, 4]
+    assert [row["least"] for row in rows] == [1, 8, 4]
+    assert [row["ratio"] for row in rows] == [2, 0.5, 1]
+    assert field.compare({}) == ([], "")
+    assert field.compare({"minires": [1], "other": [2]})[1] == "minires"
+
+
+def test_the_environment_sets_threads_and_malloc(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
+    kept, plain = environment(3, NUMBA_CACHE_DIR="x"), environment(3, keep_memory=False)
+    assert {kept[name] for name in THREADS} == {"3"}
+    assert kept["NUMBA_CACHE_DIR"] == "x"
+    assert kept["MALLOC_TRIM_THRESHOLD_"] == "2000000000"
+    assert not any(name.startswith("MALLOC_") for name in plain)
+
+
+def test_libraries_that_print_do_not_get_between_the_answers():
+    lines = '{"do": "load", "contender": "minires-reference"}\n{"do": "nothing"}\n'
+    command = [sys.executable, "-m", "benchmarks.worker"]
+    options = {"cwd": FOLDER.parent, "capture_output": True, "text": True, "check": True}
+    out = subprocess.run(command, input=lines, **options).stdout.splitlines()
+    assert json.loads(out[0])["answer"] > 0
+    assert json.loads(out[1])["error"].startswith("AttributeError")
+
+
+def test_what_is_not_there_is_missing():
+    with pytest.raises(MissingContenderError, match="not installed"):
+        contenders.require("no_such_module", "it is not installed")
+
+
+def test_only_worker_processes_import_torch():
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "torch" for name in names):
+                assert path.name in ("peers.py", "theirs.py")
+
+
+def test_the_peak_of_memory_is_plausible():
+    assert 1e6 < worker.peak_bytes() < 1e12
+
+
+# ---- the checks
+
+
+def good():
+    rng = np.random.default_rng(0)
+    return {"logits": rng.standard_normal((4, 3)), "grad:w": rng.standard_normal(5)}
+
+
+def test_equal_results_have_no_error():
+    assert checks.compare(good(), good()) == {"logits": 0, "grad:w": 0}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda got: got.pop("grad:w"),
+        lambda got: got.update(more=np.zeros(1)),
+        lambda got: got.update({"grad:w": np.zeros(5)}),
+        lambda got: got.update({"grad:w": 2 * got["grad:w"]}),
+        lambda got: got.update({"grad:w": got["grad:w"][::-1]}),
+        lambda got: got.update(logits=got["logits"].T),
+        lambda got: got.update(logits=got["logits"] * np.nan),
+    ],
+    ids=["left out", "too many", "zeros", "twice", "turned around", "transposed", "NaN"],
+)
+def test_a_wrong_result_is_refused(spoil, monkeypatch):
+    got = good()
+    spoil(got)
+    monkeypatch.setattr(checks, "results", lambda worker, what: got)
+    with pytest.raises(WorkerError, match="a wrong result"):
+        checks.checked(Seat("a"), good())
+
+
+def test_a_gradient_of_mere_rounding_is_no_error():
+    expected = good() | {"grad:bias": np.full(3, 1e-17)}
+    rounding, real = (expected | {"grad:bias": np.full(3, size)} for size in (-1e-8, 0.1))
+    assert checks.compare(rounding, expected)["grad:bias"] < 1e-3
+    assert checks.compare(real, expected)["grad:bias"] > 1
+
+
+def test_every_case_runs_and_agrees_with_float64():
+    from benchmarks.ours import Op
+
+    for case in cases.cases(1):
+        small = case | {"x": [2, 7, 6, case["x"][-1]] if len(case["x"]) == 4 else case["x"]}
+        got = Op("minires-reference", small).results("train")
+        expected = Op("minires-reference", small, dtype="float64").results("train")
+        assert set(got) >= {"y", "grad:x"}
+        assert max(checks.compare(got, expected).values()) < 1e-6
+
+
+def test_the_work_of_an_op_is_counted_by_hand():
+    conv = cases.conv(2, 8, 8, 3, 5, K=3, stride=2)
+    assert cases.work(conv) == ("GF/s", 2 * (2 * 4 * 4) * (3 * 3 * 3) * 5, 4 * 32 * 27 * 5)
+    assert cases.work(cases.relu(1, 2, 2, 3)) == ("GB/s", 4 * 24, 4 * 36)
+    assert cases.work(cases.dense(4, 6, 5)) == ("GF/s", 2 * 4 * 6 * 5, 4 * 4 * 6 * 5)
+
+
+def test_the_network_is_the_same_for_everybody():
+    first, second = (
+        tasks.state(tasks.network("resnet8", {"input_shape": [8, 8, 1]})) for _ in range(2)
+    )
+    assert "stage2.block0.sum.branch.norm1.running_var" in first
+    for path, array in first.items():
+        np.testing.assert_array_equal(array, second[path])
+
+
+# ---- the commands
+
+
+@pytest.mark.parametrize("name", benchmarks.NAMES)
+def test_a_benchmark_prints_a_table_and_writes_json(name, tmp_path, capsys):
+    file = tmp_path / "out.json"
+    assert run(name, *RUNS[name], *REFERENCE, "--json", str(file)) == 0
+    out, err = capsys.readouterr()
+    assert "\nminires-reference  " in out or "  minires-reference  " in out
+    assert "cores" in out
+    assert err == ""  # no progress bar where nobody watches
+    content = json.loads(file.read_text())
+    assert content["benchmark"] == name
+    assert content["command"].startswith(f"python -m benchmarks.{name} ")
+    assert content["versions"].keys() >= {"minires", "numpy"}
+    assert content["options"]["contenders"] == ["minires-reference"]
+    assert {row["name"] for row in content["rows"]} == {"minires-reference"}
+    assert content["machine"]["cores"] >= 1
+
+
+@pytest.mark.parametrize("name", benchmarks.NAMES)
+def test_help_fits_a_screen_and_shows_an_example(name, capsys):
+    assert run(name, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"example: python -m benchmarks.{name} --" in out
+    assert len(out.splitlines()) <= 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train_step", "--batch", "0"], "expected an integer >= 1, got '0'"),
+        (["train_step", "--contenders", "jax"], "got 'jax'"),
+        (["train_step", "--model", "vgg"], "invalid choice: 'vgg'"),
+        (["train_step", "--input-shape", "8,8"], "input_shape (H, W, C), got (8, 8)"),
+        (["train_step", "--json", "no/such/folder/x.json"], "expected a file to write to"),
+        (["inference", "--model", "article_resnet", "--input-shape", "9,9,3"], "at least 13x13"),
+        (["ops", "--only", "fft"], "got 'fft'"),
+        (["scaling", "--axis", "colour"], "invalid choice: 'colour'"),
+        (
+            ["scaling", "--axis", "depth", "--values", "9"],
+            "44, 56, 110), got 9",
+        ),
+        (["memory", "--what", "dream"], "invalid choice: 'dream'"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_code_2(arguments, text, capsys):
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_contender_is_reported_and_the_exit_code_is_1(monkeypatch, capsys):
+    def wrong(worker, expected, what):
+        raise WorkerError("a wrong result: logits")
+
+    monkeypatch.setattr(steps, "checked", wrong)
+    assert run("inference", *RUNS["inference"], *REFERENCE) == 1
+    assert "minires-reference: FAILED, a wrong result: logits" in capsys.readouterr().out
+
+
+def test_minires_bench_runs_the_same(capsys):
+    assert minires(["bench", "ops", *RUNS["ops"], *REFERENCE]) == 0
+    assert "dense, 64->10" in capsys.readouterr().out
+    assert minires(["bench", "ops", "--help"]) == 0
+    assert "usage: minires bench ops" in capsys.readouterr().out
+    assert minires(["bench", "opps"]) == 2
+    assert "bench expects one of train_step, " in capsys.readouterr().err
+
+
+def test_minires_bench_says_where_to_get_the_benchmarks(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench.minires, "__file__", str(tmp_path / "minires" / "__init__.py"))
+    assert minires(["bench", "ops"]) == 2
+    err = capsys.readouterr().err
+    assert "run it inside a checkout" in err
+    assert err.count("\n") == 1
+
+
+def test_a_report_without_timings_says_so():
+    empty = report.Report("title", ("a",), [], [], failed={"x": "broke"})
+    assert "no timings" in str(empty)
+    assert "x: FAILED, broke" in str(empty)
+
+
+def test_a_busy_machine_is_said_to_be_busy(monkeypatch):
+    monkeypatch.setattr(report.os, "getloadavg", lambda: (99.0, 0, 0), raising=False)
+    assert "a load of 99.0" in report.busy()[0]
+    monkeypatch.setattr(report.os, "getloadavg", lambda: (0.0, 0, 0), raising=False)
+    assert report.busy() == []
