@@ -43,7 +43,7 @@ def results(worker, what):
 
 
 def checked(worker, expected, what="train", tolerance=TOLERANCE, gradients=GRADIENT_TOLERANCE):
-    """The worker's largest relative errors: (of outputs, of gradients).
+    """The worker's largest relative errors: of outputs, and of gradients or None without any.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def checked(worker, expected, what="train", tolerance=TOLERANCE, gradients=GRADI
         if not error <= allowed[name]:
             raise WorkerError(f"a wrong result: {name} is off by {error:.1e} of its norm")
     return [
-        max((error for name, error in errors.items() if is_gradient(name) == wanted), default=0.0)
+        max((error for name, error in errors.items() if is_gradient(name) == wanted), default=None)
         for wanted in (False, True)
     ]
 

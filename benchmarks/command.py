@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def command(module, argv=None, prog=None):
         report.notes += warning
         print(report)
         if options.json:
-            report.write(options.json, name, " ".join([prog, *argv]), vars(options))
+            report.write(options.json, name, f"{prog} {shlex.join(argv)}", vars(options))
     except SystemExit as stop:  # argparse has printed its line
         return stop.code
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ def run(options):
         labels = "; ".join(case["label"] for case in cases(options.batch))
         raise ValueError(f"expected --only to be part of one of: {labels}; got {options.only!r}")
     report = Report(
-        title=f"ops: batch {options.batch}, {options.threads} threads, float32",
+        title=f"ops: batch {options.batch}, threads {options.threads}, float32",
         header=("op", "pass", "contender", "median ms", "rate", "unit", "of ceiling", "error"),
         body=[],
         records=[],

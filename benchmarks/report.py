@@ -116,8 +116,8 @@ def milliseconds(seconds):
 
 
 def error_pair(errors):
-    """The errors of outputs and of gradients."""
-    return " / ".join(f"{error:.0e}" for error in errors)
+    """The errors of outputs and of gradients, the latter where there are any."""
+    return " / ".join("-" if error is None else f"{error:.0e}" for error in errors)
 
 
 def megabytes(size):

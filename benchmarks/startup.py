@@ -70,7 +70,7 @@ def summary(name, cold, warm):
 
 def table(options, given, rows, versions, field):
     report = Report(
-        title=f"startup: {given['model']}, batch {given['batch']}, {options.threads} threads, "
+        title=f"startup: {given['model']}, batch {given['batch']}, threads {options.threads}, "
         "float32, seconds",
         header=("contender", *COLUMNS),
         body=[(row["name"], *(f"{row[column]:.2f}" for column in COLUMNS)) for row in rows],

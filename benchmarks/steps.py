@@ -54,7 +54,7 @@ def report(options, task, what):
     )
     N = task["batch"]
     made = Report(
-        title=f"{what}: {task['model']}, batch {N}, {options.threads} threads, float32",
+        title=f"{what}: {task['model']}, batch {N}, threads {options.threads}, float32",
         header=("contender", "median ms", "least ms", "us/image", "times as fast", "error"),
         body=[
             (

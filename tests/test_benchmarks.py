@@ -180,6 +180,17 @@ def test_equal_results_have_no_error():
     assert checks.compare(good(), good()) == {"logits": 0, "grad:w": 0}
 
 
+def test_errors_are_told_apart_and_an_absent_one_is_no_zero(monkeypatch):
+    got = good() | {"grad:w": 1.01 * good()["grad:w"]}
+    monkeypatch.setattr(checks, "results", lambda worker, what: got)
+    outputs, gradients = checks.checked(Seat("a"), good())
+    assert outputs == 0
+    assert gradients == pytest.approx(0.01)
+    got = {"logits": good()["logits"]}
+    assert checks.checked(Seat("a"), got, "infer") == [0, None]
+    assert report.error_pair([1e-7, None]) == "1e-07 / -"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
