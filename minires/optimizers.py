@@ -245,13 +245,13 @@ def gradient_norm(parameters):
 
 def squared_norm(array):
     """The sum of squares, added in float64."""
-    flat = array.ravel().astype(np.float64)
-    return float(flat @ flat)
+    # not a dot product: BLAS would wake its threads, which get in the way of other kernels'
+    return float(np.square(array, dtype=np.float64).sum())
 
 
 def is_state(value):
-    """Whether an attribute is one array a Parameter."""
-    return isinstance(value, list)
+    """Whether an attribute is no setting: one array a Parameter, or the op that runs."""
+    return isinstance(value, list) or callable(value)
 
 
 def as_parameters(owner, parameters):

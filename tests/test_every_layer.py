@@ -11,7 +11,7 @@ from minires.gradcheck import assert_gradients
 from minires.samples import layer_samples, loss_samples
 from minires.testing import CONTRACT
 
-OPS = {"reference": ops.reference}
+OPS = {"reference": ops.reference, "fast": ops.fast}
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

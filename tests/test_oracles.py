@@ -11,12 +11,12 @@ from minires.core import Parameter
 from minires.layers import BatchNorm2d
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import resnet8
-from minires.ops import reference
+from minires.ops import fast, reference
 from minires.optimizers import SGD, Adam, AdamW, clip_gradients
 from minires.schedules import Cosine, OneCycle, Step
 from minires.testing import assert_within_rounding
 
-OPS = {"reference": reference}
+OPS = {"reference": reference, "fast": fast}
 
 
 @pytest.fixture(params=OPS)

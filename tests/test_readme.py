@@ -31,7 +31,13 @@ def test_the_two_commands_are_there_word_by_word():
 
 
 def test_the_table_names_all_commands():
-    assert re.findall(r"\| `minires (\w+)", README) == ["demo", "train", "summary", "check"]
+    assert re.findall(r"\| `minires (\w+)", README) == [
+        "demo",
+        "train",
+        "summary",
+        "bench",
+        "check",
+    ]
 
 
 @pytest.mark.parametrize("command", re.findall(r"\| `minires (\w+)", README))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from minires import __version__
+from minires import __version__, ops
 from minires.cli.arguments import make_folder, non_negative, positive_int, seed
 from minires.data import LOADERS, count_batches
 from minires.history import describe
@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "adamw": (AdamW, 1e-3, {}),
     "sgd": (SGD, 0.1, {"momentum": 0.9}),
 }
+OPS = {"reference": ops.reference, "fast": ops.fast}
 SCHEDULES = {
     "constant": lambda lr, steps: Constant(lr),
     "cosine": Cosine,
@@ -41,6 +42,7 @@ def add_arguments(parser):
     add("--schedule", choices=SCHEDULES, default="constant", help="default constant")
     add("--shortcut", choices=("A", "B"), help="where a block changes shape: pad or project")
     add("--no-norm", action="store_true", help="leave out batch norm")
+    add("--ops", choices=OPS, default="reference", help="NumPy to read, or Numba to run")
     add("--seed", type=seed, default=0, metavar="S", help="default 0")
 
 
@@ -82,6 +84,7 @@ def prepare(options):
         num_classes=data.num_classes,
         input_shape=data.input_shape,
         rng=options.seed,
+        ops=OPS[options.ops],
         **choices,
     )
     kind, lr, more = OPTIMIZERS[options.optimizer]
