@@ -153,9 +153,7 @@ class Adam(Optimizer):
         ops=default_ops,
     ):
         super().__init__(parameters, lr, weight_decay, decay)
-        self.adam_step = (
-            ops.adam_step
-        )  # the function: an optimiser with a module in it cannot be copied
+        self.adam_step = ops.adam_step  # not the module, which could not be copied
         name = type(self).__name__
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"{name} expects betas to be a pair of numbers, got {betas!r}")
