@@ -10,8 +10,8 @@ from benchmarks.harness import Worker, WorkerError, environment
 TRUTH = "minires-reference"
 TOLERANCE = 1e-3  # of logits and loss
 # One pre-activation that is so close to 0 that rounding decides which side of its ReLU it is on
-# moves the gradients of a small batch by a hundredth of their norm, in every framework. `ops`,
-# where each op stands alone, holds them to 1e-4.
+# moves the gradients of a small batch by up to a hundredth of their norm, see
+# `tests/test_rounding.py`. `ops`, where each op stands alone, holds them to 1e-4.
 GRADIENT_TOLERANCE = 5e-2
 FLOOR = 1e-3
 

@@ -11,6 +11,7 @@ EXAMPLE = "minires bench train_step --model resnet20 --batch 32"
 
 
 def add_arguments(parser):
+    """The name of a benchmark; what follows is its own."""
     parser.add_argument(
         "benchmark",
         metavar="NAME",
@@ -22,6 +23,7 @@ def add_arguments(parser):
 
 
 def run(options):
+    """Run the benchmark with its own arguments."""
     names = find().NAMES
     name = options.benchmark
     if name not in names:

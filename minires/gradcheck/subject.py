@@ -123,6 +123,7 @@ class LayerSubject(Subject):
         return self.layer.forward(*self.fresh_arguments(), **self.options)
 
     def backward(self, dy, *, zero_first=True):
+        """The gradients that the layer claims, inputs first."""
         if zero_first:
             for target in self.parameters:
                 zero(target.gradient())

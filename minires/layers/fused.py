@@ -8,6 +8,7 @@ class Fused(Layer):
 
     @property
     def observers(self):
+        """Always empty."""
         return ()
 
     @observers.setter

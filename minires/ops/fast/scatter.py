@@ -5,6 +5,9 @@ lanes would be idle. Here the lanes hold a kernel row of KW*C taps instead: the 
 columns, dy @ weight' of `reference/conv.py`, which is then added onto the pixels it was read from.
 Along a row these are contiguous numbers, so `col2im` is an `add_tile` whose rows overlap. One
 image at a time, in a buffer that has the border.
+
+The idle lanes behind the taps hold zeros, so where dy is not finite they add 0 * inf = NaN to the
+next pixels of the row as well: a NaN stays visible, but may be wider than the reference's.
 """
 
 import numpy as np
