@@ -67,6 +67,22 @@ def test_kernels_come_from_the_disk(cache):
     assert [path.stat().st_mtime_ns for path in kernels(cache)] == times
 
 
+def test_a_kernel_is_stale_when_a_module_that_it_imports_has_changed(monkeypatch, tmp_path):
+    from minires.ops.fast import cache
+
+    assert {"winograd", "panels", "simd", "jit"} <= cache.sources("winograd")
+    assert "pool" not in cache.sources("winograd")
+    before, original = cache.version("winograd"), cache.source
+    for name, changes in (("simd", True), ("pool", False)):
+        changed = tmp_path / f"{name}.py"
+        changed.write_bytes(original(name).read_bytes() + b"#")
+        files = {name: changed}
+        monkeypatch.setattr(cache, "source", lambda n, files=files: files.get(n, original(n)))
+        cache.version.cache_clear()
+        assert (cache.version("winograd") != before) == changes
+    cache.version.cache_clear()
+
+
 def test_a_damaged_cache_is_compiled_again(cache):
     run("work()", cache)
     assert kernels(cache)

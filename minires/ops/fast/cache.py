@@ -2,11 +2,12 @@
 
 Numba's own cache does not notice when an imported helper changes, raises when a file is damaged,
 and trusts machine code in which a bit has flipped. Here one file holds one compiled signature:
-its name is a hash of everything that the code depends on (the sources of `ops/fast`, the versions,
-the CPU, the signature), it begins with the hash of its own bytes, and whatever goes wrong with it
-means "compile again".
+its name is a hash of everything that the code depends on (the sources that the kernel's module
+imports, the versions, the CPU, the signature), it begins with the hash of its own bytes, and
+whatever goes wrong with it means "compile again".
 """
 
+import ast
 import functools
 import hashlib
 import os
@@ -28,9 +29,11 @@ class DiskCache:
     """What a Numba dispatcher expects of its cache, for one function."""
 
     def __init__(self, function, parallel):
-        self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-        self.parts = [cell.cell_contents.__qualname__ for cell in function.__closure__ or ()]
-        self.parts += [closure_names(cell.cell_contents) for cell in function.__closure__ or ()]
+        self.module = function.__module__.rpartition(".")[2]
+        self.name = f"{self.module}.{function.__name__}"
+        parts = [cell.cell_contents for cell in function.__closure__ or ()]
+        self.parts = [(part.__qualname__, closure_names(part)) for part in parts]
+        self.modules = {self.module, *(part.__module__.rpartition(".")[2] for part in parts)}
         self.parallel = parallel
         self.cache_path = None
 
@@ -66,7 +69,7 @@ class DiskCache:
         cpu = target_context.codegen().magic_tuple()
         key = repr((signature, self.parts, self.parallel, cpu, OPTIONS))
         name = f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
-        return Path(folder()) / version() / name
+        return Path(folder()) / version(*sorted(self.modules)) / name
 
     def enable(self):
         """Numba may call it; this cache is always on."""
@@ -89,14 +92,39 @@ OPTIONS = (config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUND
 
 
 @functools.cache
-def version():
-    """A hash of the sources of `ops/fast` and of the versions of all that compiles them."""
+def version(*modules):
+    """A hash of the sources behind `modules` and of the versions of all that compiles them."""
     digest = hashlib.sha256()
     for part in (sys.version, numba.__version__, llvmlite.__version__, np.__version__):
         digest.update(part.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name in sorted(set().union(*map(sources, modules))):
+        digest.update(name.encode() + source(name).read_bytes())
     return digest.hexdigest()[:24]
+
+
+def source(name):
+    """The file of a module of `ops/fast`."""
+    return Path(__file__).with_name(f"{name}.py")
+
+
+@functools.cache
+def sources(module):
+    """The modules of `ops/fast` that `module` imports, itself included, however indirectly."""
+    found, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(source(name).read_text())):
+            inside = isinstance(node, ast.ImportFrom) and node.module.startswith(PACKAGE)
+            names = [node.module[len(PACKAGE) :].strip(".")] if inside else []
+            names = [alias.name for alias in node.names] if names == [""] else names
+            todo += [name for name in names if source(name).exists()]
+    return frozenset(found)
+
+
+PACKAGE = "minires.ops.fast"
 
 
 def folder():
