@@ -272,6 +272,22 @@ def test_maxpool_lets_nan_win():
         assert_array_equal(dx.ravel(), [0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (9, 31, 33, 17)])  # few numbers, and many
+@pytest.mark.parametrize("stride", [(2, 2), (1, 3)])
+def test_the_padded_shortcut_equals_the_reference_exactly(shape, stride, dtype):
+    (x,) = arrays(5, shape, dtype=dtype)
+    for layout in layouts(x):
+        y, cache = fast.pad_shortcut_forward(layout, stride=stride, channels=shape[3] + 4)
+        expected, _ = reference.pad_shortcut_forward(x, stride=stride, channels=shape[3] + 4)
+        assert y.dtype == dtype
+        assert_array_equal(y, expected)
+    for dy in layouts(arrays(6, y.shape, dtype=dtype)[0]):
+        dx = fast.pad_shortcut_backward(dy, cache)
+        assert dx.dtype == dtype
+        assert_array_equal(dx, reference.pad_shortcut_backward(dy, cache))
+
+
 # ---- threads
 
 

@@ -22,7 +22,7 @@ def implementation(name):
     return getattr(importlib.import_module(module), name)
 
 
-OURS = ("add", "batchnorm", "conv", "fused", "optimizer", "pool", "relu")
+OURS = ("add", "batchnorm", "conv", "fused", "optimizer", "pool", "relu", "shortcut")
 MODULES = [f"{__name__}.{name}" for name in OURS]
 
 

@@ -1,0 +1,62 @@
+"""The shortcut without parameters: pixels copied, all else cleared, in one pass on all threads.
+
+NumPy clears a fresh array, page by page, and then writes into it: 2.8 of the 120 ms of a training
+step of ResNet-20 at batch 128. Small arrays stay with it: it copies them before a thread is awake.
+"""
+
+import numpy as np
+from numba import prange
+
+from minires.ops import reference
+from minires.ops.fast.jit import kernel
+from minires.ops.fast.memory import empty
+from minires.ops.fast.panels import FEW, clear, copy
+
+
+def pad_shortcut_forward(x, *, stride, channels):
+    """Every `stride`-th pixel, with zeros for the channels that x lacks; see `reference`."""
+    (N, H, W, _), (SH, SW) = x.shape, stride
+    shape = N, -(-H // SH), -(-W // SW), channels
+    if N * shape[1] * shape[2] * channels < FEW:
+        return reference.pad_shortcut_forward(x, stride=stride, channels=channels)
+    y = empty(shape, x.dtype)
+    subsample(np.ascontiguousarray(x), SH, SW, y)
+    return y, (x.shape, stride)
+
+
+def pad_shortcut_backward(dy, cache):
+    """Put the gradient back onto the pixels that were read; see `reference`."""
+    (N, H, W, C), (SH, SW) = cache
+    if N * H * W * C < FEW:
+        return reference.pad_shortcut_backward(dy, cache)
+    dx = empty((N, H, W, C), dy.dtype)
+    put_back(np.ascontiguousarray(dy), SH, SW, dx)
+    return dx
+
+
+@kernel
+def subsample(x, SH, SW, y):
+    """y (N, OH, OW, channels) = the pixels of x (N, H, W, C) that are kept, row by row."""
+    C = x.shape[3]
+    N, OH, OW, channels = y.shape
+    for item in prange(N * OH):
+        n, h = item // OH, item % OH
+        row, out = x[n, h * SH].reshape(-1), y[n, h].reshape(-1)
+        clear(out, 0, OW * channels)
+        for w in range(OW):
+            copy(row, w * SW * C, out, w * channels, C)
+
+
+@kernel
+def put_back(dy, SH, SW, dx):
+    """dx (N, H, W, C) = dy (N, OH, OW, channels) where a pixel was kept, else 0, row by row."""
+    N, H, W, C = dx.shape
+    OW, channels = dy.shape[2:]
+    for item in prange(N * H):
+        n, h = item // H, item % H
+        row = dx[n, h].reshape(-1)
+        clear(row, 0, W * C)
+        if h % SH == 0:
+            out = dy[n, h // SH].reshape(-1)
+            for w in range(OW):
+                copy(out, w * channels, row, w * SW * C, C)
