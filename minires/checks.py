@@ -28,10 +28,10 @@ def expect_array(owner, name, array, *shapes, dtype=None, like="its parameters")
     ValueError
         If shape or dtype differ.
     """
-    wanted = " or ".join(format_shape(shape) for shape in shapes)
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{owner} expects {name} to be a NumPy array, got {type(array).__name__}")
     if shapes and not any(fits(array.shape, shape) for shape in shapes):
+        wanted = " or ".join(format_shape(shape) for shape in shapes)
         raise ValueError(
             f"{owner} expects {name} of shape {wanted}, got {format_shape(array.shape)}"
         )
@@ -54,6 +54,8 @@ def expect_array(owner, name, array, *shapes, dtype=None, like="its parameters")
 
 def expect_int(owner, name, value, at_least=1):
     """Return `value` as an int, or raise ValueError if it is not a whole number >= `at_least`."""
+    if type(value) is int and value >= at_least:
+        return value  # as nearly always, and the test below takes a microsecond
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
     if not whole or value < at_least:
         raise ValueError(f"{owner} expects {name} to be an integer >= {at_least}, got {value!r}")

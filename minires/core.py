@@ -6,6 +6,7 @@ around them checks, keeps the cache between the two, and tells the observers.
 
 import contextlib
 import copy
+import threading
 
 import numpy as np
 
@@ -152,15 +153,10 @@ class Layer(Copyable):
         """
         self._cache = None
         self._check(x)
-        before = self.snapshot() if training else None
-        try:
+        with undone_on_error(self) if training else nothing:
             y, cache = output_and_cache(self, self._forward(x, training))
             for observer in self.observers:
                 observer.after_forward(self, x, y, training)
-        except BaseException:
-            if training:
-                self.restore(before)
-            raise
         self._cache = cache, y.shape, y.dtype
         return y
 
@@ -207,12 +203,15 @@ class Layer(Copyable):
 
     def __setattr__(self, name, value):
         """Set an attribute; refuse layers in a list, where nobody would find them."""
+        if name == "_cache":
+            self.__dict__[name] = value
+            return
         if isinstance(value, Layer) and any(value is v for k, v in self.children() if k != name):
             raise ValueError(
                 f"{type(self).__name__} expects each layer in one place, got the same "
                 f"{type(value).__name__} as {name} and under another name: make a second one"
             )
-        if isinstance(value, list | tuple | dict) and name != "_cache":
+        if isinstance(value, list | tuple | dict):
             parts = value.values() if isinstance(value, dict) else value
             if any(isinstance(part, Layer | Parameter) for part in parts):
                 raise TypeError(
@@ -249,7 +248,10 @@ class Layer(Copyable):
     # ---- what a forward pass in training mode changes
 
     def snapshot(self):
-        """What a training forward changes (running statistics, random streams), for `restore`."""
+        """What a training forward changes (running statistics, random streams), for `restore`.
+
+        A layer that changes something of its own overrides both.
+        """
         return [child.snapshot() for _, child in self.children()]
 
     def restore(self, snapshot):
@@ -282,6 +284,41 @@ class Layer(Copyable):
             return f"{type(self).__name__}()"
         inside = inside.replace("\n", "\n    ")
         return f"{type(self).__name__}(\n    {inside},\n)"
+
+
+class undone_on_error:  # noqa: N801, read as a phrase: with undone_on_error(layer)
+    """Puts back what a training forward changed if it fails, also in the layers inside.
+
+    Only layers with a `snapshot` of their own keep one, each when its turn comes, so that deep
+    models are not walked through again at every level.
+    """
+
+    under_way = threading.local()
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __enter__(self):
+        try:
+            changed = self.under_way.changed
+        except AttributeError:
+            changed = self.under_way.changed = []
+        self.start, layer = len(changed), self.layer
+        owns = type(layer).snapshot is not Layer.snapshot
+        changed.append((layer, layer.snapshot()) if owns else None)
+
+    def __exit__(self, error, *_):
+        changed = self.under_way.changed
+        if error is not None:
+            for entry in reversed(changed[self.start :]):
+                if entry is not None:
+                    layer, before = entry
+                    layer.restore(before)
+        if error is not None or self.start == 0:
+            del changed[self.start :]
+
+
+nothing = contextlib.nullcontext()
 
 
 def output_and_cache(layer, result):

@@ -1,22 +1,27 @@
-"""Make a fast model of a readable one: batch norm, sum and ReLU that stand together become one.
+"""Make a fast model of a readable one: layers that stand together become one.
+
+In training, batch norm, sum and ReLU share their passes over memory. In inference, a batch norm is
+folded into the weights of the convolution before it, and sum and ReLU are done as it writes.
 
 The fused model has the Parameters and the running statistics of the readable one, not copies of
 them, so either can be trained, saved and evaluated; only recorders need the readable one.
 """
 
 import copy
-import itertools
 
-from minires.layers import BatchNorm2d, Identity, ReLU, Residual, Sequential
-from minires.layers.fused import NormReLU, ResidualReLU
+from minires.layers import BatchNorm2d, Conv2d, ReLU, Residual, Sequential
+from minires.layers.fused import ConvNorm, FusedResidual, NormReLU
 
 
 def fuse(model):
     """A model that computes the same with fewer passes over memory.
 
-    In every Sequential, (BatchNorm2d, ReLU) becomes one layer, and so does (Residual, ReLU) where
-    the branch ends in a BatchNorm2d; the place of the ReLU is taken by an Identity, so that all
-    paths stay. Anything else is kept as it is.
+    In every Sequential these neighbours become one layer, under the name of the first:
+
+        Conv2d, BatchNorm2d         Conv2d, BatchNorm2d, ReLU         BatchNorm2d, ReLU
+        Residual, ReLU              where the branch ends in a BatchNorm2d
+
+    Anything else is kept as it is. Every Parameter keeps its path.
 
     Parameters
     ----------
@@ -32,33 +37,38 @@ def fuse(model):
     if type(model)._forward is Sequential._forward:
         return fuse_sequence(model)
     if type(model) is Residual:
-        return fuse_parts(model)
+        twin = copy.copy(model)
+        twin.branch, twin.shortcut = fuse(model.branch), fuse(model.shortcut)
+        return twin
     return model
 
 
-def fuse_parts(model):
-    """A copy of a container with its layers fused, each by itself."""
-    twin = copy.copy(model)
-    for name, layer in model.children():
-        setattr(twin, name, fuse(layer))
-    return twin
-
-
 def fuse_sequence(model):
-    """A copy of a Sequential with its layers fused, also with their neighbours."""
-    twin = fuse_parts(model)
-    layers = model.children()
-    for (name, layer), (relu, after) in itertools.pairwise(layers):
-        if type(after) is not ReLU:
-            continue
-        if type(layer) is BatchNorm2d:
-            setattr(twin, name, NormReLU(layer))
-            setattr(twin, relu, Identity())
-        elif ends_in_norm(layer):
-            branch, shortcut = fuse(layer.branch), fuse(layer.shortcut)
-            setattr(twin, name, ResidualReLU(branch, shortcut, layer.ops))
-            setattr(twin, relu, Identity())
+    """A copy of a Sequential with its layers fused, each by itself and with its neighbours."""
+    twin = copy.copy(model)
+    todo = model.children()
+    for name, _ in todo:
+        delattr(twin, name)
+    while todo:
+        count, layer = first_group(todo)
+        setattr(twin, todo[0][0], layer)
+        del todo[:count]
     return twin
+
+
+def first_group(layers):
+    """How many of [(name, layer), ...] become one, and that one."""
+    kinds = [type(layer) for _, layer in layers[:3]]
+    first = layers[0][1]
+    if kinds[:2] == [Conv2d, BatchNorm2d]:
+        name, norm = layers[1]
+        relu = kinds[2:] == [ReLU]
+        return 2 + relu, ConvNorm(first, norm, name, relu=relu)
+    if kinds[:2] == [BatchNorm2d, ReLU]:
+        return 2, NormReLU(first)
+    if kinds[1:2] == [ReLU] and ends_in_norm(first):
+        return 2, FusedResidual(fuse(first.branch), fuse(first.shortcut), first.ops)
+    return 1, fuse(first)
 
 
 def ends_in_norm(layer):

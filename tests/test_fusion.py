@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import minires
-from minires.layers.fused import NormReLU, ResidualReLU
+from minires.layers.fused import ConvNorm, FusedResidual, NormReLU
 from minires.models import cifar
 from minires.ops import fast, reference
 
@@ -68,8 +68,8 @@ def test_the_readable_model_is_left_alone():
     fused = minires.fuse(model)
     assert repr(model) == before
     kinds = {type(layer) for _, layer in fused.named_layers()}
-    assert {NormReLU, ResidualReLU} <= kinds
-    assert not {NormReLU, ResidualReLU} & {type(layer) for _, layer in model.named_layers()}
+    assert {ConvNorm, FusedResidual} <= kinds
+    assert not {ConvNorm, FusedResidual} & {type(layer) for _, layer in model.named_layers()}
 
 
 def test_recorders_are_refused_with_the_reason():
@@ -83,7 +83,7 @@ def test_an_error_carries_the_path_of_the_layer():
     fused = minires.fuse(build(reference))
     with pytest.raises(ValueError, match="one value per channel") as caught:
         fused.stage3.block0.sum.forward(np.ones((1, 1, 1, 32)), training=True)
-    assert caught.value.__notes__ == ["in layer branch.norm1"]
+    assert caught.value.__notes__ == ["in layer branch.conv1"]
 
 
 def test_a_copy_in_another_dtype_works(rng):
@@ -93,3 +93,52 @@ def test_a_copy_in_another_dtype_works(rng):
     found = fused.astype(np.float32).forward(x.astype(np.float32))
     assert found.dtype == np.float32
     assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@OPS
+def test_folded_weights_follow_every_change_in_place(ops, rng):
+    """Inference keeps w * scale between calls; no number behind it may change unseen."""
+    x = rng.standard_normal((2, 9, 8, 3))
+    model = build(ops)
+    fused = minires.fuse(model)
+    norm, conv = model.norm, model.conv
+    arrays = [conv.weight.value, norm.gamma.value, norm.beta.value]
+    for array in [*arrays, norm.running_mean, norm.running_var]:
+        fused.forward(x)
+        array.flat[0] += 0.5
+        assert_allclose(fused.forward(x), model.forward(x), rtol=1e-10, atol=1e-12)
+
+
+@OPS
+def test_a_folded_model_in_another_dtype_has_weights_of_its_own(ops, rng):
+    x = rng.standard_normal((2, 9, 8, 3))
+    fused = minires.fuse(build(ops))
+    fused.forward(x)
+    twin = fused.astype(np.float32)
+    twin.conv.conv.weight.value[...] = 0
+    assert twin.forward(x.astype(np.float32)).dtype == np.float32
+    assert_allclose(fused.forward(x), build(reference).forward(x), rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_kept_of_read_only_weights_goes_with_them(rng):
+    from minires.ops.fast import keep
+
+    x, weight = rng.standard_normal((1, 6, 6, 4)), rng.standard_normal((3, 3, 4, 5))
+    first, _ = fast.conv2d_forward(x, weight)
+    before = len(keep._kept)
+    weight.flags.writeable = False
+    for _ in range(2):
+        again, _ = fast.conv2d_forward(x, weight)
+        assert again.tobytes() == first.tobytes()
+    assert len(keep._kept) == before + 1
+    del weight, _
+    assert len(keep._kept) == before
+
+
+def test_a_read_only_view_of_weights_that_may_change_is_not_kept(rng):
+    x, weight = rng.standard_normal((1, 6, 6, 4)), rng.standard_normal((3, 3, 4, 5))
+    view = weight[...]
+    view.flags.writeable = False
+    fast.conv2d_forward(x, view)
+    weight[...] = 0
+    assert not fast.conv2d_forward(x, view)[0].any()

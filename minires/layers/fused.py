@@ -1,10 +1,12 @@
-"""Layers that stand for two or three neighbours; `fuse` puts them in. They cannot be recorded."""
+"""Layers that stand for two to four neighbours; `fuse` puts them in. They cannot be recorded."""
 
-from minires.core import Layer, add_path
+import numpy as np
+
+from minires.core import Layer, add_path, join_path
 
 
 class Fused(Layer):
-    """What the fused layers share: the batch norm whose Parameters and statistics they use."""
+    """What the fused layers share: they refuse observers, since nobody sees what is between."""
 
     @property
     def observers(self):
@@ -18,6 +20,10 @@ class Fused(Layer):
                 f"{type(self).__name__} expects no recorder: the outputs between its steps are "
                 f"never computed; record the model that `fuse` was given"
             )
+
+    def snapshot(self):
+        """Its own, because it moves the statistics of its norm without that norm's `forward`."""
+        return super().snapshot()
 
     def _normalise(self, norm, training_op, inference_op, x, training, *residual):
         gamma, beta = norm.gamma.value, norm.beta.value
@@ -68,13 +74,104 @@ class NormReLU(Fused):
         return f"NormReLU({self.norm!r})"
 
 
-class ResidualReLU(Fused):
+class ConvNorm(Fused):
+    """y = norm(conv(x)) or relu(norm(conv(x))); in inference one convolution.
+
+    Parameters
+    ----------
+    conv : Conv2d
+    norm : BatchNorm2d
+    norm_name : str
+        What the norm was called beside the convolution.
+    relu : bool
+    """
+
+    def __init__(self, conv, norm, norm_name, *, relu):
+        self.conv, self.after = conv, NormReLU(norm) if relu else norm
+        self.norm_name, self.relu = norm_name, relu
+        self.folded = Folded(conv, norm)
+
+    @property
+    def norm(self):
+        """The BatchNorm2d."""
+        return self.after.norm if self.relu else self.after
+
+    def named_layers(self, prefix=""):
+        """Convolution and norm under the paths that they had beside each other."""
+        beside = join_path(prefix.rpartition(".")[0], self.norm_name)
+        inside = self.conv.named_layers(prefix) + self.after.named_layers(beside)
+        return [(prefix, self), *inside]
+
+    def _check(self, x):
+        self.conv._check(x)
+
+    def _forward(self, x, training):
+        if not training:
+            return self.folded.forward(x, relu=self.relu), x
+        return self.after.forward(self.conv.forward(x, training=True), training=True), None
+
+    def _backward(self, dy, cache):
+        if cache is not None:  # the folded convolution kept nothing that a gradient needs
+            self.after.forward(self.conv.forward(cache))
+        return self.conv.backward(self.after.backward(dy))
+
+    def __repr__(self):
+        return f"ConvNorm({self.conv!r}, {self.norm!r}, relu={self.relu})"
+
+
+class Folded:
+    """A convolution and the batch norm behind it as one convolution, for inference.
+
+        (x * w + b - mean) s + beta = x * (w s) + (b - mean) s + beta,  s = gamma / sqrt(var + eps)
+
+    The new weights are made when the numbers behind them have changed, and kept till then. They
+    are marked as read-only, so that `ops.fast` may keep what it makes of them, too.
+    """
+
+    def __init__(self, conv, norm):
+        self.conv, self.norm = conv, norm
+        self.weight = self.bias = self.made_of = None
+
+    def forward(self, x, residual=None, *, relu):
+        """relu(norm(conv(x)) + residual), or without the ReLU."""
+        self.refresh()
+        conv = self.conv
+        return conv.ops.conv2d_add_relu_forward(
+            x,
+            self.weight,
+            self.bias,
+            residual,
+            relu=relu,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+        )
+
+    def refresh(self):
+        """Make weight and bias anew if anything behind them has changed."""
+        conv, norm = self.conv, self.norm
+        weight, gamma, beta = conv.weight.value, norm.gamma.value, norm.beta.value
+        bias = conv.bias.value if conv.bias else np.zeros_like(beta)
+        mean, var = norm.running_mean, norm.running_var
+        vectors = b"".join([v.tobytes() for v in (gamma, beta, bias, mean, var)])
+        if self.made_of is not None:
+            old_weight, old_vectors = self.made_of
+            if vectors == old_vectors and np.array_equal(weight, old_weight):
+                return
+        scale = gamma / np.sqrt(var + norm.eps)
+        self.weight, self.bias = weight * scale, (bias - mean) * scale + beta
+        self.weight.flags.writeable = False
+        self.made_of = weight.copy(), vectors
+
+
+class FusedResidual(Fused):
     """y = relu(shortcut(x) + branch(x)), for a branch that ends in a batch norm.
 
     Parameters
     ----------
     branch : Sequential
-        Its last layer is a BatchNorm2d.
+        Fused; its last layer is a ConvNorm without ReLU, or a BatchNorm2d.
     shortcut : Layer
     ops : module
     """
@@ -84,24 +181,49 @@ class ResidualReLU(Fused):
 
     def _forward(self, x, training):
         shortcut = self._through("shortcut", self.shortcut.forward, x, training=training)
-        *before, (name, norm) = self.branch.children()
+        *before, (name, last) = self.branch.children()
+        start = x
         for inner, layer in before:
             x = self._through(f"branch.{inner}", layer.forward, x, training=training)
+        if isinstance(last, ConvNorm):
+            if not training:
+                self._through(f"branch.{name}", last._check, x)
+                return last.folded.forward(x, shortcut, relu=True), (None, start)
+            x = self._through(f"branch.{name}", last.conv.forward, x, training=True)
+            name, last = last.norm_name, last.norm
+        return self._through(f"branch.{name}", self._finish, last, x, training, shortcut)
+
+    def _finish(self, norm, x, training, shortcut):
         ops = self.ops
         ways = ops.batchnorm_add_relu_forward, ops.batchnorm_inference_add_relu_forward
-        return self._through(f"branch.{name}", self._normalise, norm, *ways, x, training, shortcut)
+        return self._normalise(norm, *ways, x, training, shortcut)
 
     def _backward(self, dy, cache):
         training, cache = cache
+        *before, (name, last) = self.branch.children()
+        conv = None
+        if isinstance(last, ConvNorm):
+            conv, last = last.conv, last.norm
+        if training is None:  # a folded convolution kept nothing that a gradient needs
+            training, cache = self._forward_again(before, conv, last, cache)
         ops = self.ops
         ways = ops.batchnorm_inference_add_relu_backward, ops.batchnorm_add_relu_backward
         dx, dshortcut, dgamma, dbeta = ways[training](dy, cache)
-        *before, (_, norm) = self.branch.children()
-        norm.gamma.grad += dgamma
-        norm.beta.grad += dbeta
+        last.gamma.grad += dgamma
+        last.beta.grad += dbeta
+        if conv is not None:
+            dx = self._through(f"branch.{name}", conv.backward, dx)
         for inner, layer in reversed(before):
             dx = self._through(f"branch.{inner}", layer.backward, dx)
         return ops.add_backward(self._through("shortcut", self.shortcut.backward, dshortcut), dx)
+
+    def _forward_again(self, before, conv, norm, x):
+        """The caches of an inference pass, step by step."""
+        shortcut = self.shortcut.forward(x)
+        for _, layer in before:
+            x = layer.forward(x)
+        _, cache = self._finish(norm, conv.forward(x), False, shortcut)
+        return cache
 
     def _through(self, name, method, *args, **options):
         try:

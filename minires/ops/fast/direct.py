@@ -21,6 +21,7 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import WIDEST, copy, copy_rows, pack, padded, padded_size
 from minires.ops.fast.simd import (
@@ -86,7 +87,7 @@ def correlate(x, weight, bias, y, stride, place):
     """y at `place` = bias + x correlated with `weight`."""
     s = steps(x.shape, weight.shape, y.shape, stride, place, x.itemsize)
     work = scratch(x.dtype, buffer_size(s) + ROWS * 2 * WIDEST)
-    convolve(x.reshape(-1), pack(weight), bias, y.reshape(-1), len(x), s, work)
+    convolve(x.reshape(-1), kept("direct", weight, pack), bias, y.reshape(-1), len(x), s, work)
 
 
 def steps(x_shape, w_shape, y_shape, stride, place, itemsize):

@@ -5,6 +5,7 @@ Apart, batch norm, sum and ReLU read 4 images and write 3 on the way forward; to
 """
 
 import numpy as np
+from numba import prange
 
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
@@ -18,8 +19,51 @@ from minires.ops.fast.batchnorm import (
     training_backward,
     training_forward,
 )
+from minires.ops.fast.conv import conv2d_forward
+from minires.ops.fast.jit import kernel
+from minires.ops.fast.panels import FEW
 from minires.ops.fast.relu import relu_backward
 from minires.ops.reference.fused import FusedCache
+
+
+def conv2d_add_relu_forward(
+    x,
+    weight,
+    bias=None,
+    residual=None,
+    *,
+    relu=True,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+):
+    """relu(conv2d(x) + residual) without a cache; see `reference`."""
+    y, _ = conv2d_forward(
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    if residual is not None or relu:
+        other = y if residual is None else np.ascontiguousarray(residual)
+        run = finish.alone if y.size < FEW else finish
+        run(y.reshape(-1), other.reshape(-1), residual is not None, relu)
+    return y
+
+
+@kernel
+def finish(y, other, adds, rectifies):
+    """y = relu(y + other) in place, both steps optional."""
+    zero = y.dtype.type(0)
+    if adds and rectifies:
+        for i in prange(y.size):
+            z = y[i] + other[i]
+            y[i] = z if not z <= zero else zero
+    elif adds:
+        for i in prange(y.size):
+            y[i] += other[i]
+    else:
+        for i in prange(y.size):
+            z = y[i]
+            y[i] = z if not z <= zero else zero
 
 
 def batchnorm_relu_forward(x, gamma, beta, *, eps):

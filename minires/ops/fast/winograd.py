@@ -34,6 +34,7 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import FEW, clear, copy, copy_rows, pack, padded, panel_width
 from minires.ops.fast.simd import (
@@ -125,10 +126,16 @@ def input_gradient(shape, weight, dy, window):
 def correlate(x, weight, bias, y, padding):
     """Write bias + correlation to y, whose size says how many pixels are wanted."""
     s = sizes(x.shape, y.shape, padding)
-    panels = pack(weight)
-    U = empty((36 * s.cs * padded_panels(s.F),), x.dtype)
-    (transform_weight.alone if weight.size < FEW else transform_weight)(panels, s, U)
+    U = kept("winograd", weight, lambda weight: transformed(weight, s))
     convolve(x.reshape(-1), U, bias, y.reshape(-1), len(x), s, scratch(x.dtype, work_size(s)))
+
+
+def transformed(weight, s):
+    """U for all channels and filters."""
+    U = empty((36 * s.cs * padded_panels(s.F),), weight.dtype)
+    run = transform_weight.alone if weight.size < FEW else transform_weight
+    run(pack(weight), s, U)
+    return U
 
 
 def padded_panels(F):

@@ -19,6 +19,7 @@ from minires.ops.reference.fused import (
     batchnorm_inference_relu_forward,
     batchnorm_relu_backward,
     batchnorm_relu_forward,
+    conv2d_add_relu_forward,
 )
 from minires.ops.reference.optimizer import adam_step
 from minires.ops.reference.pool import (
@@ -55,6 +56,7 @@ __all__ = [
     "batchnorm_inference_relu_forward",
     "batchnorm_relu_backward",
     "batchnorm_relu_forward",
+    "conv2d_add_relu_forward",
     "conv2d_backward",
     "conv2d_forward",
     "dense_backward",

@@ -1,4 +1,4 @@
-"""Batch norm with what follows it in one op: what `fuse` replaces neighbouring layers with.
+"""Neighbouring layers in one op: what `fuse` replaces them with.
 
 Here they are the plain ops one after the other; `ops/fast` does them in one pass over memory.
 """
@@ -14,6 +14,7 @@ from minires.ops.reference.batchnorm import (
     batchnorm_inference_backward,
     batchnorm_inference_forward,
 )
+from minires.ops.reference.conv import conv2d_forward
 from minires.ops.reference.relu import relu_backward, relu_forward
 
 
@@ -23,6 +24,41 @@ class FusedCache(NamedTuple):
     norm: BatchNormCache
     beta: np.ndarray  # (C,)
     y: np.ndarray  # (..., C)
+
+
+def conv2d_add_relu_forward(
+    x,
+    weight,
+    bias=None,
+    residual=None,
+    *,
+    relu=True,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+):
+    """relu(conv2d(x) + residual), for inference: nothing is kept for a backward pass.
+
+    Parameters
+    ----------
+    x, weight, bias, stride, padding, dilation, groups
+        As for `conv2d_forward`.
+    residual : (N, OH, OW, F) float, optional
+        Added to the convolution's output.
+    relu : bool
+        Whether the ReLU follows.
+
+    Returns
+    -------
+    y : (N, OH, OW, F)
+    """
+    y, _ = conv2d_forward(
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    if residual is not None:
+        y = y + residual
+    return relu_forward(y)[0] if relu else y
 
 
 def batchnorm_relu_forward(x, gamma, beta, *, eps):
