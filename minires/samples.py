@@ -63,11 +63,12 @@ def layer_samples(*, dtype=np.float64, ops=default_ops):
         "Softmax": (Softmax(**plain), ROWS),
         "Sequential": (Sequential(Flatten(), Dense(120, 3, **trained)), IMAGES),
         "Residual": (residual(trained, norm, plain), IMAGES),
-        "Residual of a ReLU": (Residual(ReLU(**plain)), IMAGES),
+        "Residual of a ReLU": (Residual(ReLU(**plain), **plain), IMAGES),
         "Residual, projected": (
             Residual(
                 Conv2d(4, 6, 3, stride=2, padding=1, **trained),
                 Conv2d(4, 6, 1, stride=2, **trained),
+                **plain,
             ),
             IMAGES,
         ),
@@ -83,7 +84,7 @@ def residual(trained, norm, plain):
         conv2=Conv2d(4, 4, 3, padding=1, bias=False, **trained),
         norm2=BatchNorm2d(4, **norm),
     )
-    return Residual(branch)
+    return Residual(branch, **plain)
 
 
 def loss_samples(*, dtype=np.float64, ops=default_ops):

@@ -31,6 +31,7 @@ from minires.keras import (
 )
 from minires.layers import Identity, Residual
 from minires.models import article_resnet, summarize
+from minires.ops import fast, reference
 
 PROGRAM = (Path(__file__).parent / "keras_program.txt").read_text(encoding="utf-8")
 DIGITS = load_digits()
@@ -81,6 +82,17 @@ def test_the_program_builds_the_articles_network():
     assert_allclose(model.forward(x, training=True), probs, rtol=2e-4, atol=1e-6)
     rows, mine = (summarize(m, (32, 32, 3)) for m in (model, ours))
     assert rows.multiply_adds == mine.multiply_adds
+
+
+def test_the_ops_of_a_model_reach_its_layers_its_sums_and_its_optimiser():
+    x = Input((8, 8, 1))
+    y = Dense(3, activation="softmax")(Flatten()(block(block(x, 4), 4)))
+    for ops in (reference, fast):
+        model = Model(x, y, rng=0, ops=ops).compile("adam")
+        layers = [layer for _, layer in model.layer.named_layers()]
+        assert any(isinstance(layer, Residual) for layer in layers)
+        assert all(layer.ops is ops for layer in layers if hasattr(layer, "ops"))
+        assert model.optimizer.adam_step is ops.adam_step
 
 
 def program_without_training():

@@ -1,13 +1,24 @@
 """The networks: parameter counts of the papers, shapes, kinds, the summary."""
 
+import types
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 from minires import models
-from minires.layers import BatchNorm2d, Conv2d, Identity, PadShortcut, Residual, Sequential
+from minires.layers import (
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Identity,
+    PadShortcut,
+    Residual,
+    Sequential,
+)
 from minires.models import BUILDERS, build, cifar_resnet, summarize
 from minires.models.summary import print_summary
+from minires.ops import fast, reference
 
 
 def count(model):
@@ -38,6 +49,15 @@ def test_trainable_parameters_are_those_of_the_paper(name, parameters):
 def test_every_model_maps_images_of_any_size_and_channels_to_logits(name):
     model = build(name, num_classes=7, input_shape=(16, 20, 2), rng=0)
     assert model.forward(np.zeros((2, 16, 20, 2), np.float32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_layer_of_a_model_gets_the_ops_that_were_asked_for(name):
+    ops = types.ModuleType("mine")
+    layers = [layer for _, layer in build(name, rng=0, ops=ops).named_layers()]
+    assert all(layer.ops is ops for layer in layers if hasattr(layer, "ops"))
+    layers = [layer for _, layer in build(name, rng=0).named_layers()]
+    assert all(layer.ops is fast for layer in layers if hasattr(layer, "ops"))
 
 
 @pytest.mark.parametrize("kind", ["residual", "plain", "preactivation"])
@@ -157,6 +177,31 @@ def test_the_summary_is_printed_with_totals_and_leaves_the_model_alone(capsys):
     assert lines[-1].split() == ["total", "120", "972", "288"]
     assert all(layer.observers == () for _, layer in model.named_layers())
     assert_array_equal(model.norm.running_mean, 0)
+
+
+def test_the_summary_says_which_ops_are_left_to_the_reference(capsys):
+    def model(ops):
+        return Sequential(
+            near=Conv2d(4, 8, 3, rng=0, ops=ops),
+            wide=Conv2d(8, 8, 3, dilation=2, rng=0, ops=ops),
+            split=Conv2d(8, 4, 3, groups=2, rng=0, ops=ops),
+            drop=Dropout(0.5, ops=ops),
+        )
+
+    net = model(fast)
+    assert [row.left for row in summarize(net, (12, 12, 4)).rows] == [
+        (),
+        ("conv2d",),
+        ("conv2d",),
+        (),  # in inference it does nothing
+    ]
+    assert all(layer.ops is fast for _, layer in net.children())
+    print_summary(net, (12, 12, 4))
+    assert "no fast kernel, runs on the reference: conv2d in wide and 1 more" in (
+        capsys.readouterr().out
+    )
+    print_summary(model(reference), (12, 12, 4))
+    assert "reference" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shape", [32, (32, "a", 3), (32, 0, 3), (4, 4, 7)])

@@ -4,12 +4,22 @@ import argparse
 import math
 from pathlib import Path
 
+from minires import ops
+
+OPS = {"fast": ops.fast, "reference": ops.reference}
+
 
 class Parser(argparse.ArgumentParser):
     """Complains in one line, which says where the help is."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_ops(parser):
+    """The option --ops; `OPS[options.ops]` is the module."""
+    text = "fast: Numba, to run (default); reference: NumPy, to read"
+    parser.add_argument("--ops", choices=OPS, default="fast", help=text)
 
 
 def positive_int(text):

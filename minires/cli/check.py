@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minires.cli.arguments import seed, shape
+from minires.cli.arguments import OPS, add_ops, seed, shape
 from minires.core import Layer
 from minires.gradcheck import GradientReport, check_gradients
 from minires.samples import layer_samples, loss_samples
@@ -33,28 +33,29 @@ def add_arguments(parser):
         help="shape of the random input, batch first (default 3,5,6,4)",
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default 0")
+    add_ops(parser)
 
 
 def run(options):
     """Print the report; 1 if a gradient was not shown to be right."""
     if options.target is None:
-        report = check_samples(options.seed)
+        report = check_samples(options.seed, OPS[options.ops])
     else:
         report = check_target(options.target, options.input_shape, options.seed)
     print(report)
     return 0 if report.ok else 1
 
 
-def check_samples(seed):
-    """One report over all layers, in both modes where they differ, and all losses."""
+def check_samples(seed, ops):
+    """One report over all layers, in both modes where they differ, and all losses, on `ops`."""
     rows = []
     for training in (True, False):
-        for name, (layer, size) in layer_samples().items():
+        for name, (layer, size) in layer_samples(ops=ops).items():
             if training or layer.snapshot():
                 x = np.random.default_rng(seed).standard_normal(size)
                 report = check_gradients(layer, x, training=training, rng=seed)
                 rows += named(report, name if training else f"{name}, inference")
-    for name, (loss, prediction, labels) in loss_samples().items():
+    for name, (loss, prediction, labels) in loss_samples(ops=ops).items():
         rows += named(check_gradients(loss, prediction, labels, rng=seed), name)
     return GradientReport("every layer of minires", rows, 1e-7)
 

@@ -4,10 +4,11 @@ import csv
 import dataclasses
 from typing import NamedTuple
 
-from minires.cli.arguments import make_folder, positive_int, seed
+from minires.cli.arguments import OPS, add_ops, make_folder, positive_int, seed
 from minires.data import load_digits
 from minires.flow import gradient_norms
 from minires.history import History
+from minires.losses import SoftmaxCrossEntropy
 from minires.models import cifar_resnet
 from minires.models.summary import align
 from minires.optimizers import Adam
@@ -31,6 +32,7 @@ def add_arguments(parser):
     add("--out", default="minires_demo", metavar="DIR", help="default minires_demo")
     add("--epochs", type=positive_int, default=8, metavar="E", help="default 8, a minute or so")
     add("--seed", type=seed, default=0, metavar="S", help="default 0")
+    add_ops(parser)
 
 
 def run(options):
@@ -45,7 +47,7 @@ def run(options):
     }
     bare = {
         f"{kind}-{DEEP} without norm": gradient_norms(
-            network(kind, DEEP, data, options.seed, norm=None), *sample(data)
+            network(kind, DEEP, data, options, norm=None), *sample(data)
         )
         for kind in ("plain", "residual")
     }
@@ -56,9 +58,10 @@ def run(options):
     return 0
 
 
-def network(kind, depth, data, rng, norm="batch"):
+def network(kind, depth, data, options, norm="batch"):
     """A fresh network for the images of `data`."""
-    return cifar_resnet(depth, kind=kind, norm=norm, input_shape=data.input_shape, rng=rng)
+    given = {"rng": options.seed, "ops": OPS[options.ops]}
+    return cifar_resnet(depth, kind=kind, norm=norm, input_shape=data.input_shape, **given)
 
 
 def sample(data):
@@ -68,10 +71,11 @@ def sample(data):
 
 def train(kind, depth, data, options):
     """Train one network and measure its gradients before and after."""
-    model = network(kind, depth, data, options.seed)
+    ops = OPS[options.ops]
+    model = network(kind, depth, data, options)
     start = gradient_norms(model, *sample(data))
-    optimizer = Adam(model.parameters(), 1e-3)
-    history = fit(model, data, optimizer, options.epochs, rng=options.seed)
+    optimizer, loss = Adam(model.parameters(), 1e-3, ops=ops), SoftmaxCrossEntropy(ops=ops)
+    history = fit(model, data, optimizer, options.epochs, loss=loss, rng=options.seed)
     seconds = sum(history.column("seconds"))
     accuracy = history[-1].test_accuracy
     print(f"{kind}-{depth}: test accuracy {accuracy:.3f} after {seconds:.0f} s", flush=True)

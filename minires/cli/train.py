@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 
-from minires import __version__, ops
-from minires.cli.arguments import make_folder, non_negative, positive_int, seed
+from minires import __version__
+from minires.cli.arguments import OPS, add_ops, make_folder, non_negative, positive_int, seed
 from minires.data import LOADERS, count_batches
 from minires.history import describe
+from minires.losses import SoftmaxCrossEntropy
 from minires.models import BUILDERS, build
 from minires.optimizers import SGD, Adam, AdamW
 from minires.schedules import Constant, Cosine, OneCycle
@@ -20,7 +21,6 @@ OPTIMIZERS = {
     "adamw": (AdamW, 1e-3, {}),
     "sgd": (SGD, 0.1, {"momentum": 0.9}),
 }
-OPS = {"reference": ops.reference, "fast": ops.fast}
 SCHEDULES = {
     "constant": lambda lr, steps: Constant(lr),
     "cosine": Cosine,
@@ -42,7 +42,7 @@ def add_arguments(parser):
     add("--schedule", choices=SCHEDULES, default="constant", help="default constant")
     add("--shortcut", choices=("A", "B"), help="where a block changes shape: pad or project")
     add("--no-norm", action="store_true", help="leave out batch norm")
-    add("--ops", choices=OPS, default="reference", help="NumPy to read, or Numba to run")
+    add_ops(parser)
     add("--seed", type=seed, default=0, metavar="S", help="default 0")
 
 
@@ -59,6 +59,7 @@ def run(options):
         optimizer,
         options.epochs,
         batch_size=options.batch_size,
+        loss=SoftmaxCrossEntropy(ops=OPS[options.ops]),
         schedule=schedule,
         rng=options.seed,
         on_epoch_end=lambda epoch: print(describe(epoch), flush=True),
@@ -88,6 +89,8 @@ def prepare(options):
         **choices,
     )
     kind, lr, more = OPTIMIZERS[options.optimizer]
+    if kind is not SGD:  # which has one implementation
+        more = more | {"ops": OPS[options.ops]}
     lr = lr if options.lr is None else options.lr
     if options.weight_decay is not None:
         more = more | {"weight_decay": options.weight_decay, "decay": "weights"}

@@ -87,7 +87,7 @@ def build(inputs, outputs, options):
             single = len(tensor.parents) == 1
             layer = tensor.maker.make(tensor.parents[0].shape[1:], options) if single else None
             layers[tensor] = (free_name(tensor.maker.name or name, taken), layer)
-    return chain(inputs, outputs, layers)
+    return chain(inputs, outputs, layers, options["ops"])
 
 
 def free_name(name, taken):
@@ -98,7 +98,7 @@ def free_name(name, taken):
     return free
 
 
-def chain(first, last, layers):
+def chain(first, last, layers, ops):
     """The layers from one tensor to a later one that it dominates; each may be used once."""
     found = {}
     while last is not first:
@@ -109,17 +109,17 @@ def chain(first, last, layers):
             )
         name, layer = layers.pop(last)
         if layer is None:
-            layer, last = residual(last, layers)
+            layer, last = residual(last, layers, ops)
         else:
             last = last.parents[0]
         found[name] = layer
     return Sequential(**dict(reversed(found.items())))
 
 
-def residual(total, layers):
+def residual(total, layers, ops):
     """The Residual whose output is the sum `total`, and the tensor where its two paths split."""
     a, b = total.parents
     split = max(a.dominators() & b.dominators(), key=lambda t: t.number)
-    paths = [chain(split, end, layers) for end in (a, b)]
+    paths = [chain(split, end, layers, ops) for end in (a, b)]
     shortcut, branch = sorted(paths, key=len)
-    return Residual(branch, shortcut if len(shortcut) else None), split
+    return Residual(branch, shortcut if len(shortcut) else None, ops=ops), split

@@ -20,14 +20,15 @@ from minires.layers import Dropout as DropoutLayer
 from minires.layers import Flatten as FlattenLayer
 from minires.layers import ReLU as ReLULayer
 from minires.layers import Softmax as SoftmaxLayer
-from minires.ops import default as default_ops
+from minires.ops import reference
 
 ACTIVATIONS = {"relu": ReLULayer, "softmax": SoftmaxLayer, "linear": None, None: None}
 INITIALIZERS = {
     name: getattr(initializers, name)
     for name in ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal")
 }
-TRIAL = {"rng": 0, "dtype": np.dtype(np.float32), "ops": default_ops}  # to learn a shape
+# to learn a shape; NumPy, because a sketch of a network must not wait for kernels
+TRIAL = {"rng": 0, "dtype": np.dtype(np.float32), "ops": reference}
 
 
 def Input(shape):  # noqa: N802, Keras' name

@@ -25,9 +25,14 @@ class Adam:
     beta_2: float = 0.999
     epsilon: float = 1e-7
 
-    def bind(self, parameters):
-        betas = (self.beta_1, self.beta_2)
-        return optimizers.Adam(parameters, self.learning_rate, betas=betas, eps=self.epsilon)
+    def bind(self, parameters, ops=default_ops):
+        return optimizers.Adam(
+            parameters,
+            self.learning_rate,
+            betas=(self.beta_1, self.beta_2),
+            eps=self.epsilon,
+            ops=ops,
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class SGD:
     momentum: float = 0.0
     nesterov: bool = False
 
-    def bind(self, parameters):
+    def bind(self, parameters, ops=default_ops):
         return optimizers.SGD(
             parameters, self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
         )
@@ -89,7 +94,7 @@ class Model:
     """
 
     def __init__(self, inputs, outputs=None, *, rng=None, dtype=np.float32, ops=default_ops):
-        self.rng = np.random.default_rng(rng)
+        self.rng, self.ops = np.random.default_rng(rng), ops
         if isinstance(inputs, Layer) and outputs is None:
             self.layer = inputs
         else:
@@ -123,7 +128,7 @@ class Model:
             names = list(OPTIMIZERS)
             optimizer = OPTIMIZERS[expect_choice("compile", "optimizer", optimizer, names)]()
         if isinstance(optimizer, Adam | SGD):
-            optimizer = optimizer.bind(self.layer.parameters())
+            optimizer = optimizer.bind(self.layer.parameters(), self.ops)
         if not isinstance(optimizer, optimizers.Optimizer):
             raise TypeError(f"compile expects an optimizer or its name, got {optimizer!r}")
         form = None

@@ -78,7 +78,8 @@ def article_resnet(
                 relu=ReLU(ops=ops),
                 conv2=conv(filters, 3),
                 norm2=norm(),
-            )
+            ),
+            ops=ops,
         )
 
     return ImageModel(

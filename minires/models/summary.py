@@ -1,11 +1,17 @@
-"""A model as a table: one row a layer with shape, parameters, multiply-adds and memory."""
+"""A model as a table: one row a layer with shape, parameters, multiply-adds and memory.
 
+The shapes are found by running the reference ops, so that nobody waits for kernels that a table
+does not need; `fast.covers` is asked which calls would have one.
+"""
+
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from minires.checks import expect_int
 from minires.core import Observer, Parameter, observe
+from minires.ops import fast, reference
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,8 @@ class Row:
     parameters, multiply_adds : int
     activation_bytes : int
         Of the output; 0 where it is the input in another shape.
+    left : tuple of str
+        Its ops that the fast set leaves to the reference.
     """
 
     path: str
@@ -28,6 +36,7 @@ class Row:
     parameters: int
     multiply_adds: int
     activation_bytes: int
+    left: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,19 @@ class Summary:
         ]
         totals = (self.parameters, self.multiply_adds, self.activation_bytes)
         body.append(("total", "", "") + tuple(f"{n:,}" for n in totals))
-        return align([header, *body], left=3)
+        return "\n".join([align([header, *body], left=3), *self.remarks()])
+
+    def remarks(self):
+        """A line for each op that has no fast kernel for some of the layers."""
+        where = {}
+        for row in self.rows:
+            for op in row.left:
+                where.setdefault(op, []).append(row.path or row.layer)
+        return [
+            f"no fast kernel, runs on the reference: {op} in {paths[0]}"
+            + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+            for op, paths in where.items()
+        ]
 
     __repr__ = __str__
 
@@ -62,8 +83,9 @@ class Summary:
 class Sizes(Observer):
     """Notes every layer that makes an output of its own: leaves and sums, but not Sequential."""
 
-    def __init__(self, model):
+    def __init__(self, model, left):
         self.paths = {id(layer): path for path, layer in model.named_layers()}
+        self.left = left
         self.rows = []
         self.last = None
 
@@ -73,8 +95,46 @@ class Sizes(Observer):
             own = sum(p.size for p in vars(layer).values() if isinstance(p, Parameter))
             memory = 0 if np.shares_memory(x, y) else y.nbytes
             name, work = type(layer).__name__, layer.multiply_adds(y.shape)
-            self.rows.append(Row(self.paths[id(layer)], name, y.shape[1:], own, work, memory))
+            path, left = self.paths[id(layer)], tuple(self.left.get(id(layer), ()))
+            self.rows.append(Row(path, name, y.shape[1:], own, work, memory, left))
         self.last = y
+
+
+class StandIn:
+    """The reference ops in the place of the fast ones; notes the calls without a fast kernel.
+
+    Parameters
+    ----------
+    left : list of str
+        Gets the names of their ops.
+    """
+
+    def __init__(self, left):
+        self.left = left
+
+    def __getattr__(self, name):
+        """The reference's op `name`, which first asks whether there is a kernel."""
+
+        def op(*args, **options):
+            if not fast.covers(name, *args, **options):
+                self.left.append(name.removesuffix("_forward"))
+            return getattr(reference, name)(*args, **options)
+
+        return op
+
+
+@contextlib.contextmanager
+def stand_ins(model):
+    """Give every layer on the fast ops a `StandIn`; yields {id of the layer: its list}."""
+    layers = [layer for _, layer in model.named_layers() if getattr(layer, "ops", None) is fast]
+    left = {id(layer): [] for layer in layers}
+    try:
+        for layer in layers:
+            layer.ops = StandIn(left[id(layer)])
+        yield left
+    finally:
+        for layer in layers:
+            layer.ops = fast
 
 
 def summarize(model, input_shape):
@@ -102,7 +162,7 @@ def summarize(model, input_shape):
     shape = tuple(expect_int("summary", "input_shape", size) for size in input_shape)
     parameters = model.parameters()
     dtype = parameters[0].dtype if parameters else np.float32
-    with observe(model, Sizes(model)) as sizes:
+    with stand_ins(model) as left, observe(model, Sizes(model, left)) as sizes:
         model.forward(np.zeros((1, *shape), dtype))
     return Summary(sizes.rows, sum(p.size for p in parameters))
 
@@ -111,7 +171,8 @@ def print_summary(model, input_shape):
     """Print one row a layer: path, output shape, parameters, multiply-adds, activation bytes.
 
     Parameters and errors as for `summarize`, which returns the same as an object. Multiply-adds
-    and bytes are for one image.
+    and bytes are for one image. Below it stands which ops run on the reference though the model was
+    built for the fast ones, such as a dilated convolution.
     """
     print(summarize(model, input_shape))
 

@@ -1,15 +1,34 @@
 """The ops in Numba, to run: the same functions, arguments and results as `minires.ops.reference`.
 
 Numba is imported, and a kernel compiled, when the first op is called. With NUMBA_DISABLE_JIT=1, or
-where Numba cannot be imported, every op is the reference's. Start with `simd`, then `conv`, then
-`winograd`.
+where Numba cannot be imported, every op is the reference's. `covers` says which calls have a
+kernel. Start with `simd`, then `conv`, then `winograd`.
 """
 
 import functools
 import importlib
 import os
+import sys
+import warnings
 
 from minires.ops import reference
+
+
+@functools.cache
+def compiles():
+    """Whether there is a Numba that compiles; it is imported to find out."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return False
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:  # absent, or one that refuses this NumPy
+        warnings.warn(
+            f"Numba cannot be imported ({error}): every op runs on minires.ops.reference, slowly",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @functools.cache
@@ -17,13 +36,25 @@ def implementation(name):
     """The function `name` of this package, or the reference's if there is none to run."""
     read = getattr(reference, name)
     module = read.__module__.replace(reference.__name__, __name__)
-    if module not in MODULES or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+    if module not in MODULES or not compiles():
         return read
     return getattr(importlib.import_module(module), name)
 
 
 OURS = ("add", "batchnorm", "conv", "fused", "optimizer", "pool", "relu", "shortcut")
 MODULES = [f"{__name__}.{name}" for name in OURS]
+
+
+def covers(name, *args, **options):
+    """Whether a kernel computes the op `name` on these arguments, or the reference does.
+
+    A module here that leaves some calls of an op to the reference says which in its `COVERS`.
+    """
+    module = implementation(name).__module__
+    if module not in MODULES:
+        return False
+    covered = getattr(sys.modules[module], "COVERS", {}).get(name)
+    return covered is None or covered(*args, **options)
 
 
 def late(name):

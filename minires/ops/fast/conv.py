@@ -56,3 +56,12 @@ def covered(cache):
         and x.size > 0
         and weight.size > 0
     )
+
+
+def covers_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    """`covered`, of the arguments of `conv2d_forward`."""
+    window = resolve_window("conv2d", x.shape[1:3], weight.shape[:2], stride, padding, dilation)
+    return covered(ConvCache(x, weight, window, groups))
+
+
+COVERS = {"conv2d_forward": covers_forward}
