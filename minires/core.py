@@ -153,7 +153,7 @@ class Layer(Copyable):
         """
         self._cache = None
         self._check(x)
-        with undone_on_error(self) if training else nothing:
+        with UndoneOnError(self) if training else nothing:
             y, cache = output_and_cache(self, self._forward(x, training))
             for observer in self.observers:
                 observer.after_forward(self, x, y, training)
@@ -286,7 +286,7 @@ class Layer(Copyable):
         return f"{type(self).__name__}(\n    {inside},\n)"
 
 
-class undone_on_error:  # noqa: N801, read as a phrase: with undone_on_error(layer)
+class UndoneOnError:
     """Puts back what a training forward changed if it fails, also in the layers inside.
 
     Only layers with a `snapshot` of their own keep one, each when its turn comes, so that deep

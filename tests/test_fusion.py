@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import minires
-from minires.layers.fused import ConvNorm, FusedResidual, NormReLU
+from minires.layers.fused import ConvNorm, FusedResidual
 from minires.models import cifar
 from minires.ops import fast, reference
 

@@ -152,14 +152,16 @@ class Folded:
         """Make weight and bias anew if anything behind them has changed."""
         conv, norm = self.conv, self.norm
         weight, gamma, beta = conv.weight.value, norm.gamma.value, norm.beta.value
-        bias = conv.bias.value if conv.bias else np.zeros_like(beta)
         mean, var = norm.running_mean, norm.running_var
-        vectors = b"".join([v.tobytes() for v in (gamma, beta, bias, mean, var)])
+        vectors = [v.tobytes() for v in (gamma, beta, mean, var)]
+        if conv.bias:
+            vectors.append(conv.bias.value.tobytes())
         if self.made_of is not None:
             old_weight, old_vectors = self.made_of
             if vectors == old_vectors and np.array_equal(weight, old_weight):
                 return
         scale = gamma / np.sqrt(var + norm.eps)
+        bias = conv.bias.value if conv.bias else 0
         self.weight, self.bias = weight * scale, (bias - mean) * scale + beta
         self.weight.flags.writeable = False
         self.made_of = weight.copy(), vectors

@@ -3,6 +3,7 @@
 Shared by convolution and pooling. Read next: `reference/conv.py`.
 """
 
+import functools
 from typing import NamedTuple
 
 from minires.checks import expect_int
@@ -78,13 +79,21 @@ def same_padding(size, reach, stride):
 
 
 def resolve_window(owner, size, kernel, stride, padding, dilation=1):
-    """The `Window` of a kernel on an image of `size` = (H, W).
+    """The `Window` of a kernel on an image of `size` = (H, W); remembered for the next call.
 
     Raises
     ------
     ValueError
         If an argument has the wrong form, or the kernel does not fit into the padded image.
     """
+    try:
+        return remembered(owner, size, kernel, stride, padding, dilation)
+    except TypeError:  # a list, which cannot be looked up
+        return resolve(owner, size, kernel, stride, padding, dilation)
+
+
+def resolve(owner, size, kernel, stride, padding, dilation):
+    """What `resolve_window` remembers."""
     kernel = as_pair(owner, "kernel_size", kernel)
     stride = as_pair(owner, "stride", stride)
     dilation = as_pair(owner, "dilation", dilation)
@@ -100,3 +109,6 @@ def resolve_window(owner, size, kernel, stride, padding, dilation=1):
         )
     out = tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, stride, strict=True))
     return Window(kernel, stride, padding, dilation, out)
+
+
+remembered = functools.lru_cache(maxsize=4096, typed=True)(resolve)

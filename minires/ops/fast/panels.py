@@ -36,6 +36,8 @@ def any_strides(a):
 def padded(bias):
     """(F,) -> a whole number of panels, filled up with zeros."""
     width = panel_width(bias.dtype)
+    if len(bias) % width == 0 and bias.flags.c_contiguous:
+        return bias
     full = np.zeros(-(-len(bias) // width) * width, bias.dtype)
     full[: len(bias)] = bias
     return full
