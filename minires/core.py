@@ -94,7 +94,14 @@ class Observer:
     """Sees every pass of the layers it is attached to by `observe`, and must not change anything.
 
     Override what you need. Arrays that are to outlive the call must be copied.
+
+    Attributes
+    ----------
+    coarse : bool
+        Whether it makes sense where `fuse` has joined layers, and the steps between are not seen.
     """
+
+    coarse = False
 
     def after_forward(self, layer, x, y, training):
         """`layer` has turned `x` into `y`."""
@@ -351,9 +358,9 @@ def observe(model, observer):
     """Attach `observer` to `model` and all layers inside it, for the length of a `with` block."""
     layers = [layer for _, layer in model.named_layers()]
     before = [layer.observers for layer in layers]
-    for layer in layers:
-        layer.observers = (*layer.observers, observer)
     try:
+        for layer in layers:
+            layer.observers = (*layer.observers, observer)
         yield observer
     finally:
         for layer, old in zip(layers, before, strict=True):

@@ -36,6 +36,8 @@ def explain(model, loss, x, labels, step, value, norm):
 class FindNonFinite(Observer):
     """Raises at the first layer that turns finite numbers into NaN or infinity."""
 
+    coarse = True
+
     def __init__(self, model, step):
         self.paths = {id(layer): path or "the model" for path, layer in model.named_layers()}
         self.step = step

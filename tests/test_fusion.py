@@ -77,6 +77,7 @@ def test_recorders_are_refused_with_the_reason():
     reason = pytest.raises(RuntimeError, match="record the model that `fuse` was given")
     with reason, minires.observe(fused, minires.Observer()):
         pass
+    assert not any(layer.observers for _, layer in fused.named_layers())
 
 
 def test_an_error_carries_the_path_of_the_layer():
@@ -142,3 +143,15 @@ def test_a_read_only_view_of_weights_that_may_change_is_not_kept(rng):
     fast.conv2d_forward(x, view)
     weight[...] = 0
     assert not fast.conv2d_forward(x, view)[0].any()
+
+
+@OPS
+def test_a_nan_in_a_fused_model_is_traced_to_its_layer(ops, rng):
+    fused = minires.fuse(build(ops))
+    optimizer = minires.SGD(fused.parameters(), 0.1)
+    fused.stage2.block0.sum.branch.conv1.conv.weight.value[...] = np.nan
+    x, labels = rng.standard_normal((4, 9, 8, 3)), rng.integers(0, 5, 4)
+    with pytest.raises(minires.NonFiniteError, match="conv1") as caught:
+        minires.train_step(fused, minires.SoftmaxCrossEntropy(), optimizer, x, labels)
+    assert caught.value.where == "forward"
+    assert not any(layer.observers for _, layer in fused.named_layers())

@@ -6,16 +6,21 @@ from minires.core import Layer, add_path, join_path
 
 
 class Fused(Layer):
-    """What the fused layers share: they refuse observers, since nobody sees what is between."""
+    """What the fused layers share: they refuse recorders, since nobody sees what is between."""
+
+    passing = (*Layer.passing, "_observers")
+    _observers = ()
 
     @property
     def observers(self):
-        """Always empty."""
-        return ()
+        """Those that are content with what goes in and what comes out of the whole."""
+        return self._observers
 
     @observers.setter
     def observers(self, observers):
-        if observers:
+        self._observers = observers
+        if not all(observer.coarse for observer in observers):
+            self._observers = ()
             raise RuntimeError(
                 f"{type(self).__name__} expects no recorder: the outputs between its steps are "
                 f"never computed; record the model that `fuse` was given"
