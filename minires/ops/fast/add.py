@@ -1,9 +1,8 @@
 """The sum of two paths: one pass over memory on all threads."""
 
 import numpy as np
-from numba import prange
 
-from minires.ops.fast.jit import kernel
+from minires.ops.fast.jit import PARTS, kernel, part_of
 from minires.ops.fast.memory import empty
 
 
@@ -11,7 +10,7 @@ def add_forward(a, b):
     """y = a + b; see `reference`."""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     y = empty(a.shape, a.dtype)
-    add(a.reshape(-1), b.reshape(-1), y.reshape(-1))
+    add(PARTS, a.reshape(-1), b.reshape(-1), y.reshape(-1))
     return y
 
 
@@ -21,6 +20,7 @@ def add_backward(da, db):
 
 
 @kernel
-def add(a, b, y):
-    for i in prange(a.size):
+def add(k, a, b, y):
+    a, b, y = part_of(a, k), part_of(b, k), part_of(y, k)
+    for i in range(min(a.size, b.size, y.size)):
         y[i] = a[i] + b[i]

@@ -21,10 +21,9 @@ Chan, Golub and LeVeque (1983), The American Statistician 37, 242-247: joining m
 """
 
 import numpy as np
-from numba import prange
 
 from minires.ops import reference
-from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.reference.batchnorm import BatchNormCache
 
@@ -68,7 +67,7 @@ def batchnorm_inference_backward(dy, cache):
     dbeta, dxmu = add_parts(dy_sums, x, dy, dy, mean, gamma, gamma, dy)
     zero = np.zeros_like(gamma)  # no path leads through the statistics
     dx = empty(x.shape, x.dtype)
-    dx_plain(flat(x), flat(dy), mean, gamma * rstd, zero, zero, zero, flat(dx))
+    dx_plain(PARTS, flat(x), flat(dy), mean, gamma * rstd, zero, zero, zero, flat(dx))
     return dx, (dxmu * rstd).astype(x.dtype), dbeta.astype(x.dtype)
 
 
@@ -80,7 +79,9 @@ def training_forward(x, gamma, beta, eps, apply, residual=None):
     x = np.ascontiguousarray(x)
     C = x.shape[-1]
     mean, var = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    moments(flat(x), mean, var, np.empty((CHUNKS, 2, C)))
+    parts, counts = np.empty((CHUNKS, 2, C)), np.empty(CHUNKS, np.int64)
+    moments(CHUNKS, flat(x), parts, counts)
+    join_moments.alone(1, parts, counts, mean, var)
     return inference_forward(x, gamma, beta, mean, var, eps, apply, residual)
 
 
@@ -90,7 +91,7 @@ def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     rstd = 1 / np.sqrt(var + eps)
     y = empty(x.shape, x.dtype)
     other = x if residual is None else np.ascontiguousarray(residual)
-    apply(flat(x), flat(other), mean, gamma * rstd, np.ascontiguousarray(beta), flat(y))
+    apply(PARTS, flat(x), flat(other), mean, gamma * rstd, np.ascontiguousarray(beta), flat(y))
     return y, BatchNormCache(x, gamma, mean, var, rstd)
 
 
@@ -108,7 +109,7 @@ def training_backward(dy, cache, beta, sums, apply, y=None):
     constant, slope = (dbeta / M).astype(x.dtype), (dgamma * rstd / M).astype(x.dtype)
     dx = empty(x.shape, x.dtype)
     beta = np.ascontiguousarray(beta)
-    apply(flat(x), flat(dsum), mean, scale, beta, constant, slope, flat(dx))
+    apply(PARTS, flat(x), flat(dsum), mean, scale, beta, constant, slope, flat(dx))
     sum_gradient = () if y is None else (dsum,)
     return dx, *sum_gradient, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
@@ -117,7 +118,7 @@ def add_parts(sums, x, dy, y, mean, scale, beta, out):
     """The two sums of a kernel, (C,) float64 each, its parts added in their order."""
     parts = np.empty((CHUNKS, 2, x.shape[-1]))
     beta = np.ascontiguousarray(beta)
-    sums(flat(x), flat(dy), flat(y), mean, scale, beta, flat(out), parts)
+    sums(CHUNKS, flat(x), flat(dy), flat(y), mean, scale, beta, flat(out), parts)
     return parts.sum(axis=0)
 
 
@@ -207,19 +208,21 @@ def chunk_moments(x, mean, m2, length):
 
 
 @kernel
-def moments(x, mean, var, parts):
+def moments(k, x, parts, counts):
     """Mean and biased variance of each channel of x (M * C,); parts (CHUNKS, 2, C) is for work."""
-    C = mean.size
+    C = parts.shape[2]
     length = line_length(C)
     lines = -(-x.size // length)
-    counts = np.zeros(len(parts), np.int64)
-    for k in prange(len(parts)):
-        for c in range(C):
-            parts[k, 0, c] = 0
-            parts[k, 1, c] = 0
-        start, stop = k * lines // len(parts) * length, (k + 1) * lines // len(parts) * length
-        counts[k] = chunk_moments(x[start:stop], parts[k, 0], parts[k, 1], length)
     for c in range(C):
+        parts[k, 0, c] = 0
+        parts[k, 1, c] = 0
+    start, stop = k * lines // len(parts) * length, (k + 1) * lines // len(parts) * length
+    counts[k] = chunk_moments(x[start:stop], parts[k, 0], parts[k, 1], length)
+
+
+@kernel
+def join_moments(_, parts, counts, mean, var):
+    for c in range(mean.size):
         count, m, m2 = 0, 0.0, 0.0
         for k in range(len(parts)):
             n = counts[k]
@@ -256,11 +259,12 @@ def normaliser(finish):
             y[j] = finish((x[j] - mean[j]) * scale[j] + beta[j], other[j], zero)
 
     @kernel
-    def normalise(x, other, mean, scale, beta, y):
+    def normalise(k, x, other, mean, scale, beta, y):
         """y = finish((x - mean) * scale + beta, other)."""
         length = line_length(mean.size)
         m, s, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
-        for i in prange(-(-x.size // length)):
+        lines = -(-x.size // length)
+        for i in range(k * lines // PARTS, (k + 1) * lines // PARTS):
             part = slice(i * length, min((i + 1) * length, x.size))
             line(x[part], other[part], m, s, b, y[part])
 
@@ -314,27 +318,26 @@ def residual_line(x, dy, y, mean, scale, beta, s, q, out):
 
 def summer(line):
     @kernel
-    def sums(x, dy, y, mean, scale, beta, out, parts):
+    def sums(k, x, dy, y, mean, scale, beta, out, parts):
         """parts[k] = sum of d, sum of d * (x - mean), where d = dy behind the ReLU."""
         length = line_length(mean.size)
         m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
         lines = -(-x.size // length)
-        for k in prange(len(parts)):
-            s, q = np.empty(length, x.dtype), np.empty(length, x.dtype)
-            total = np.empty((2, mean.size))
-            parts[k] = 0
-            last = (k + 1) * lines // len(parts)
-            for block in range(k * lines // len(parts), last, BLOCK):
-                s[:] = 0
-                q[:] = 0
-                for i in range(block, min(block + BLOCK, last)):
-                    here = slice(i * length, min((i + 1) * length, x.size))
-                    line(x[here], dy[here], y[here], m, a, b, s, q, out[here])
-                fold(s, total[0])
-                fold(q, total[1])
-                for c in range(mean.size):
-                    parts[k, 0, c] += total[0, c]
-                    parts[k, 1, c] += total[1, c]
+        s, q = np.empty(length, x.dtype), np.empty(length, x.dtype)
+        total = np.empty((2, mean.size))
+        parts[k] = 0
+        last = (k + 1) * lines // len(parts)
+        for block in range(k * lines // len(parts), last, BLOCK):
+            s[:] = 0
+            q[:] = 0
+            for i in range(block, min(block + BLOCK, last)):
+                here = slice(i * length, min((i + 1) * length, x.size))
+                line(x[here], dy[here], y[here], m, a, b, s, q, out[here])
+            fold(s, total[0])
+            fold(q, total[1])
+            for c in range(mean.size):
+                parts[k, 0, c] += total[0, c]
+                parts[k, 1, c] += total[1, c]
 
     return sums
 
@@ -352,12 +355,13 @@ def spreader(select):
             dx[j] = scale[j] * (d - constant[j] - xmu * slope[j])
 
     @kernel
-    def spread(x, dy, mean, scale, beta, constant, slope, dx):
+    def spread(p, x, dy, mean, scale, beta, constant, slope, dx):
         """dx = scale * (d - constant - (x - mean) * slope), where d = dy behind the ReLU."""
         length = line_length(mean.size)
         m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
         k, t = repeated(constant, length), repeated(slope, length)
-        for i in prange(-(-x.size // length)):
+        lines = -(-x.size // length)
+        for i in range(p * lines // PARTS, (p + 1) * lines // PARTS):
             part = slice(i * length, min((i + 1) * length, x.size))
             line(x[part], dy[part], m, a, b, k, t, dx[part])
 

@@ -18,9 +18,9 @@ Read next: `winograd.py`.
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_thread_id, prange
+from numba import get_thread_id
 
-from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import WIDEST, copy, copy_rows, pack, padded, padded_size
@@ -87,7 +87,8 @@ def correlate(x, weight, bias, y, stride, place):
     """y at `place` = bias + x correlated with `weight`."""
     s = steps(x.shape, weight.shape, y.shape, stride, place, x.itemsize)
     work = scratch(x.dtype, buffer_size(s) + ROWS * 2 * WIDEST)
-    convolve(x.reshape(-1), kept("direct", weight, pack), bias, y.reshape(-1), len(x), s, work)
+    panels = kept("direct", weight, pack)
+    convolve(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), len(x), s, work)
 
 
 def steps(x_shape, w_shape, y_shape, stride, place, itemsize):
@@ -163,18 +164,17 @@ def convolve_band(buffer, edge, panels, bias, y, o, rows, s):
 
 
 @kernel
-def convolve(x, panels, bias, y, N, s, work):
+def convolve(chunk, x, panels, bias, y, N, s, work):
     """y = bias + x correlated with the packed weights. Each output is computed in one place."""
-    for chunk in prange(4 * CHUNKS):
-        space = work[get_thread_id()]
-        edge, buffer = space[: ROWS * 2 * lanes(x)], space[ROWS * 2 * lanes(x) :]
-        items = N * s.bands
-        for item in range(chunk * items // (4 * CHUNKS), (chunk + 1) * items // (4 * CHUNKS)):
-            n, first = item // s.bands, item % s.bands * s.band
-            rows = min(s.band, s.OH - first)
-            copy_band(x, n, first, rows, buffer, s)
-            o = s.start + n * s.image + first * s.row
-            convolve_band(buffer, edge, panels, bias, y, o, rows, s)
+    space = work[get_thread_id()]
+    edge, buffer = space[: ROWS * 2 * lanes(x)], space[ROWS * 2 * lanes(x) :]
+    items = N * s.bands
+    for item in range(chunk * items // PARTS, (chunk + 1) * items // PARTS):
+        n, first = item // s.bands, item % s.bands * s.band
+        rows = min(s.band, s.OH - first)
+        copy_band(x, n, first, rows, buffer, s)
+        o = s.start + n * s.image + first * s.row
+        convolve_band(buffer, edge, panels, bias, y, o, rows, s)
 
 
 # ---- weight gradient
@@ -190,8 +190,9 @@ def weight_gradient(x, dy, window):
     taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
     dw = empty((parts, KH, taps, filters), x.dtype)
     db = empty((parts, filters), x.dtype)
-    work = scratch(x.dtype, buffer_size(s) + padded_size(s.band * s.OW * filters))
-    correlate_gradient(x.reshape(-1), dy.reshape(-1), len(x), dw, db, buffer_size(s), s, work)
+    size = buffer_size(s)
+    work = scratch(x.dtype, size + padded_size(s.band * s.OW * filters))
+    correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dw, db, size, s, work)
     dweight = dw.sum(axis=0)[:, : KW * C, :F].reshape(KH, KW, C, F)
     return np.ascontiguousarray(dweight), db.sum(axis=0)[:F]
 
@@ -237,27 +238,26 @@ def gradient_band(buffer, dy, j, pixel, dw, db, filters, rows, s):
 
 
 @kernel
-def correlate_gradient(x, dy, N, dw, db, size, s, work):
+def correlate_gradient(k, x, dy, N, dw, db, size, s, work):
     """Part k of dw and db: the sum over its bands, in their order."""
     parts, filters = db.shape
-    for k in prange(parts):
-        buffer, copied = work[get_thread_id()][:size], work[get_thread_id()][size:]
-        dwk, dbk = dw[k].reshape(-1), db[k]
-        dwk[:] = 0
-        dbk[:] = 0
-        aligned = s.F % lanes(dy) == 0
-        items = N * s.bands
-        for item in range(k * items // parts, (k + 1) * items // parts):
-            n, first = item // s.bands, item % s.bands * s.band
-            rows = min(s.band, s.OH - first)
-            copy_band(x, n, first, rows, buffer, s)
-            j = n * s.image + first * s.row
-            if aligned:
-                gradient_band(buffer, dy, j, s.F, dwk, dbk, filters, rows, s)
-            else:
-                for q in range(rows * s.OW):
-                    copy(dy, j + q * s.F, copied, q * filters, s.F)
-                gradient_band(buffer, copied, 0, filters, dwk, dbk, filters, rows, s)
+    buffer, copied = work[get_thread_id()][:size], work[get_thread_id()][size:]
+    dwk, dbk = dw[k].reshape(-1), db[k]
+    dwk[:] = 0
+    dbk[:] = 0
+    aligned = s.F % lanes(dy) == 0
+    items = N * s.bands
+    for item in range(k * items // parts, (k + 1) * items // parts):
+        n, first = item // s.bands, item % s.bands * s.band
+        rows = min(s.band, s.OH - first)
+        copy_band(x, n, first, rows, buffer, s)
+        j = n * s.image + first * s.row
+        if aligned:
+            gradient_band(buffer, dy, j, s.F, dwk, dbk, filters, rows, s)
+        else:
+            for q in range(rows * s.OW):
+                copy(dy, j + q * s.F, copied, q * filters, s.F)
+            gradient_band(buffer, copied, 0, filters, dwk, dbk, filters, rows, s)
 
 
 # ---- input gradient

@@ -5,7 +5,6 @@ Apart, batch norm, sum and ReLU read 4 images and write 3 on the way forward; to
 """
 
 import numpy as np
-from numba import prange
 
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
@@ -20,7 +19,7 @@ from minires.ops.fast.batchnorm import (
     training_forward,
 )
 from minires.ops.fast.conv import conv2d_forward
-from minires.ops.fast.jit import kernel
+from minires.ops.fast.jit import PARTS, kernel, part_of
 from minires.ops.fast.panels import FEW
 from minires.ops.fast.relu import relu_backward
 from minires.ops.reference.fused import FusedCache
@@ -45,25 +44,20 @@ def conv2d_add_relu_forward(
     if residual is not None or relu:
         other = y if residual is None else np.ascontiguousarray(residual)
         run = finish.alone if y.size < FEW else finish
-        run(y.reshape(-1), other.reshape(-1), residual is not None, relu)
+        run(PARTS, y.reshape(-1), other.reshape(-1), residual is not None, relu)
     return y
 
 
 @kernel
-def finish(y, other, adds, rectifies):
+def finish(k, y, other, adds, rectifies):
     """y = relu(y + other) in place, both steps optional."""
-    zero = y.dtype.type(0)
-    if adds and rectifies:
-        for i in prange(y.size):
-            z = y[i] + other[i]
-            y[i] = z if not z <= zero else zero
-    elif adds:
-        for i in prange(y.size):
+    y, other, zero = part_of(y, k), part_of(other, k), y.dtype.type(0)
+    if adds:
+        for i in range(min(y.size, other.size)):
             y[i] += other[i]
-    else:
-        for i in prange(y.size):
-            z = y[i]
-            y[i] = z if not z <= zero else zero
+    if rectifies:
+        for i in range(y.size):
+            y[i] = y[i] if not y[i] <= zero else zero
 
 
 def batchnorm_relu_forward(x, gamma, beta, *, eps):

@@ -1,7 +1,8 @@
 """How a kernel is compiled and called: on first use, from the disk cache, one call at a time.
 
-`@kernel` makes the functions that Python calls: Numba compiles them in parallel at their first
-call, or takes them from the disk (`cache.py`). `@inlined` makes their parts.
+`@kernel` makes the functions that Python calls, of a function that computes one part of the result:
+Numba compiles them at their first call, or takes them from the disk (`cache.py`), and threads share
+the parts out (`parallel.py`). `@inlined` makes what kernels are put together from.
 
 Threads. Numba's parallel regions do not survive two Python threads entering at once (the
 workqueue layer aborts) nor a fork (GNU OpenMP ends the child), so kernels take turns at a lock,
@@ -16,11 +17,20 @@ import numba
 from numba.core.dispatcher import Dispatcher
 
 from minires.ops.fast.cache import DiskCache
+from minires.ops.fast.parallel import PART_OPTIONS, run_parts
 
-CHUNKS = 8  # parts of a sum over images: fixed, so that bits do not depend on the threads
+# Into how many parts work is cut: fixed numbers, so that bits do not depend on the threads
+CHUNKS = 8  # of a sum over images
+PARTS = 32  # of everything else
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
-inlined = numba.njit(forceinline=True, error_model="numpy")
+inlined = numba.njit(forceinline=True, **PART_OPTIONS)
+
+
+@inlined
+def part_of(a, k):
+    """The k-th of PARTS runs of a one-dimensional array."""
+    return a[k * a.size // PARTS : (k + 1) * a.size // PARTS]
 
 
 class Turn:
@@ -37,16 +47,46 @@ class Turn:
 
 
 turn = Turn()
+numba.get_num_threads()  # starts the thread pool, to which compiled kernels refer
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=turn.after_fork)
 
 
-def kernel(function):
-    """Compile `function` when it is first called; calls take turns.
+def kernel(part):
+    """Make a kernel of `part(k, ...)`: called as `kernel(n, ...)` it runs the parts k < n.
 
-    `kernel.alone(...)` is the same on the calling thread only: waking the others takes longer than
-    a few thousand numbers do. Which of the two ran shows in no bit.
+    Threads share the parts out among themselves, so no two may write to the same place. Compiled
+    at the first call; calls take turns. `kernel.alone(n, ...)` is the same on the calling thread
+    only: waking the others takes longer than a few thousand numbers do. Which of the two ran shows
+    in no bit.
     """
+    if "prange" in part.__code__.co_names:
+        return kernel_of_prange(part)
+    compiled_part = numba.njit(**PART_OPTIONS)(part)
+
+    def run(n, threads, *args):
+        run_parts(compiled_part, n, threads, args)
+
+    run = numba.njit(run, **OPTIONS)
+    assert isinstance(run, Dispatcher)
+    run._cache = DiskCache(part, "parts")
+
+    @functools.wraps(part)
+    def call(n, *args):
+        with turn.lock:
+            run(n, not turn.forked, *args)
+
+    @functools.wraps(part)
+    def alone(n, *args):
+        with turn.lock:
+            run(n, False, *args)
+
+    call.alone = alone
+    return call
+
+
+def kernel_of_prange(function):
+    """The same of a function that contains its parallel loop."""
     parallel, serial = compiled(function, parallel=True), compiled(function, parallel=False)
 
     @functools.wraps(function)

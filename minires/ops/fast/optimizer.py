@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
-from numba import prange
 
 from minires.ops import reference
-from minires.ops.fast.jit import kernel
+from minires.ops.fast.jit import PARTS, kernel, part_of
 from minires.ops.fast.panels import FEW
 
 
@@ -18,7 +17,7 @@ def adam_step(w, g, m, v, *, lr, betas, eps, step):
     b1, b2 = betas
     numbers = (1 - b1, b2, 1 - b2, math.sqrt(1 - b2**step), eps, lr / (1 - b1**step))
     run = adam.alone if w.size < FEW else adam
-    run(*(a.reshape(-1) for a in (w, g, m, v)), np.array(numbers, w.dtype))
+    run(PARTS, *(a.reshape(-1) for a in (w, g, m, v)), np.array(numbers, w.dtype))
 
 
 def covered(*arrays):
@@ -29,10 +28,11 @@ def covered(*arrays):
 
 
 @kernel
-def adam(w, g, m, v, numbers):
+def adam(k, w, g, m, v, numbers):
     c1, b2, c2 = numbers[0], numbers[1], numbers[2]
     root, eps, lr = numbers[3], numbers[4], numbers[5]
-    for i in prange(w.size):
+    w, g, m, v = part_of(w, k), part_of(g, k), part_of(m, k), part_of(v, k)
+    for i in range(min(w.size, g.size, m.size, v.size)):
         m[i] += c1 * (g[i] - m[i])
         v[i] = v[i] * b2 + c2 * g[i] * g[i]
         w[i] -= lr * m[i] / (np.sqrt(v[i]) / root + eps)

@@ -1,7 +1,6 @@
 """What both convolutions share: packed weights, and image rows copied with their zero border."""
 
 import numpy as np
-from numba import prange
 
 from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty
@@ -24,7 +23,7 @@ def pack(weight):
     width = panel_width(weight.dtype)
     panels = empty((-(-F // width), KH * KW * C, width), weight.dtype)
     run = fill.alone if weight.size < FEW else fill
-    run(weight if weight.flags.c_contiguous else any_strides(weight), panels)
+    run(len(panels) * KH * KW, weight if weight.flags.c_contiguous else any_strides(weight), panels)
     return panels.reshape(-1)
 
 
@@ -44,20 +43,20 @@ def padded(bias):
 
 
 @kernel
-def fill(weight, panels):
+def fill(item, weight, panels):
+    """One tap of one panel, for all channels."""
     KH, KW, C, F = weight.shape
-    blocks, _, width = panels.shape
-    for item in prange(blocks * KH * KW):
-        block, tap = item // (KH * KW), item % (KH * KW)
-        kh, kw = tap // KW, tap % KW
-        f0 = block * width
-        filters = min(width, F - f0)
-        for c in range(C):
-            row = panels[block, tap * C + c]
-            for f in range(filters):
-                row[f] = weight[kh, kw, c, f0 + f]
-            for f in range(filters, width):
-                row[f] = 0
+    width = panels.shape[2]
+    block, tap = item // (KH * KW), item % (KH * KW)
+    kh, kw = tap // KW, tap % KW
+    f0 = block * width
+    filters = min(width, F - f0)
+    for c in range(C):
+        row = panels[block, tap * C + c]
+        for f in range(filters):
+            row[f] = weight[kh, kw, c, f0 + f]
+        for f in range(filters, width):
+            row[f] = 0
 
 
 def padded_size(n):

@@ -1,9 +1,8 @@
 """The rectifier and the residual sum: one pass over memory on all threads."""
 
 import numpy as np
-from numba import prange
 
-from minires.ops.fast.jit import kernel
+from minires.ops.fast.jit import PARTS, kernel, part_of
 from minires.ops.fast.memory import empty
 
 
@@ -11,7 +10,7 @@ def relu_forward(x):
     """y = max(x, 0), NaN stays NaN; see `reference`."""
     x = np.ascontiguousarray(x)
     y = empty(x.shape, x.dtype)
-    rectify(x.reshape(-1), y.reshape(-1))
+    rectify(PARTS, x.reshape(-1), y.reshape(-1))
     return y, y
 
 
@@ -19,18 +18,20 @@ def relu_backward(dy, y):
     """dx = dy where y > 0, else 0; see `reference`."""
     dy = np.ascontiguousarray(dy)
     dx = empty(dy.shape, dy.dtype)
-    mask(dy.reshape(-1), np.ascontiguousarray(y).reshape(-1), dx.reshape(-1))
+    mask(PARTS, dy.reshape(-1), np.ascontiguousarray(y).reshape(-1), dx.reshape(-1))
     return dx
 
 
 @kernel
-def rectify(x, y):
-    for i in prange(x.size):
+def rectify(k, x, y):
+    x, y = part_of(x, k), part_of(y, k)
+    for i in range(min(x.size, y.size)):
         y[i] = x[i] if not x[i] <= 0 else x.dtype.type(0)
 
 
 @kernel
-def mask(dy, y, dx):
-    for i in prange(dy.size):
+def mask(k, dy, y, dx):
+    dy, y, dx = part_of(dy, k), part_of(y, k), part_of(dx, k)
+    for i in range(min(dy.size, y.size, dx.size)):
         d, positive = dy[i], y[i] > 0  # both loaded before the choice, or it does not vectorise
         dx[i] = d if positive else y.dtype.type(0)

@@ -11,10 +11,10 @@ next pixels of the row as well: a NaN stays visible, but may be wider than the r
 """
 
 import numpy as np
-from numba import get_thread_id, prange
+from numba import get_thread_id
 
 from minires.ops.fast.direct import Place, steps
-from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import WIDEST, clear, copy, pack, padded_size, panel_width
 from minires.ops.fast.simd import ROWS, add_tile, lanes, outer, store_tile, zeros
@@ -36,7 +36,7 @@ def input_gradient(shape, weight, dy, window):
     dx = empty(shape, dy.dtype)
     size = padded_size(((s.OH - 1) * s.SH + KH) * s.width * C + 2 * WIDEST)
     work = scratch(dy.dtype, size + ROWS * (F + 2 * WIDEST))
-    scatter(dy.reshape(-1), pack(rows), dx.reshape(-1), shape[0], size, s, work)
+    scatter(PARTS, dy.reshape(-1), pack(rows), dx.reshape(-1), shape[0], size, s, work)
     return dx
 
 
@@ -89,22 +89,21 @@ def crop(buffer, dx, n, height, s):
 
 
 @kernel
-def scatter(dy, panels, dx, N, size, s, work):
+def scatter(chunk, dy, panels, dx, N, size, s, work):
     """dx, each image in one place."""
-    for chunk in prange(4 * CHUNKS):
-        v = lanes(dy)
-        space = work[get_thread_id()]
-        buffer, edge, last = space[:size], space[size:], space[size + ROWS * 2 * v :]
-        height = (s.OH - 1) * s.SH + s.KH
-        for n in range(chunk * N // (4 * CHUNKS), (chunk + 1) * N // (4 * CHUNKS)):
-            clear(buffer, 0, size)
-            for h in range(s.OH):
-                for q in range(0, s.OW, ROWS):
-                    pixels = min(ROWS, s.OW - q)
-                    i, o = ((n * s.OH + h) * s.OW + q) * s.F, (h * s.SH * s.width + q * s.SW) * s.C
-                    if pixels == ROWS:
-                        add_pixels(dy, i, panels, ROWS, buffer, o, edge, s)
-                    else:  # a tile would read behind dy
-                        copy(dy, i, last, 0, pixels * s.F)
-                        add_pixels(last, 0, panels, pixels, buffer, o, edge, s)
-            crop(buffer, dx, n, height, s)
+    v = lanes(dy)
+    space = work[get_thread_id()]
+    buffer, edge, last = space[:size], space[size:], space[size + ROWS * 2 * v :]
+    height = (s.OH - 1) * s.SH + s.KH
+    for n in range(chunk * N // PARTS, (chunk + 1) * N // PARTS):
+        clear(buffer, 0, size)
+        for h in range(s.OH):
+            for q in range(0, s.OW, ROWS):
+                pixels = min(ROWS, s.OW - q)
+                i, o = ((n * s.OH + h) * s.OW + q) * s.F, (h * s.SH * s.width + q * s.SW) * s.C
+                if pixels == ROWS:
+                    add_pixels(dy, i, panels, ROWS, buffer, o, edge, s)
+                else:  # a tile would read behind dy
+                    copy(dy, i, last, 0, pixels * s.F)
+                    add_pixels(last, 0, panels, pixels, buffer, o, edge, s)
+        crop(buffer, dx, n, height, s)

@@ -31,9 +31,9 @@ Lavin and Gray (2016), arXiv:1509.09308, section 4.
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_thread_id, prange
+from numba import get_thread_id
 
-from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import FEW, clear, copy, copy_rows, pack, padded, panel_width
@@ -127,14 +127,15 @@ def correlate(x, weight, bias, y, padding):
     """Write bias + correlation to y, whose size says how many pixels are wanted."""
     s = sizes(x.shape, y.shape, padding)
     U = kept("winograd", weight, lambda weight: transformed(weight, s))
-    convolve(x.reshape(-1), U, bias, y.reshape(-1), len(x), s, scratch(x.dtype, work_size(s)))
+    work = scratch(x.dtype, work_size(s))
+    convolve(PARTS, x.reshape(-1), U, bias, y.reshape(-1), len(x), s, work)
 
 
 def transformed(weight, s):
     """U for all channels and filters."""
     U = empty((36 * s.cs * padded_panels(s.F),), weight.dtype)
     run = transform_weight.alone if weight.size < FEW else transform_weight
-    run(pack(weight), s, U)
+    run(s.cs, pack(weight), s, U)
     return U
 
 
@@ -326,48 +327,46 @@ def tile_out(M, i, bias, y, o, row, pixel, filters):
 
 
 @kernel
-def transform_weight(panels, s, U):
+def transform_weight(c, panels, s, U):
     """U[e] (channels, filters) = (G w G')[e], in panels: [e][panel][channel][lane]."""
     width = 2 * lanes(panels)
     blocks = -(-s.F // width)
-    for c in prange(s.cs):
-        v = lanes(panels)
-        S = np.empty(18 * v, panels.dtype)
-        for block in range(blocks):
-            for f in range(0, width, v):
-                o = (block * s.cs + c) * width + f
-                if c < s.C:
-                    i, tap = (block * 9 * s.C + c) * width + f, s.C * width
-                    for j in range(3):
-                        store6(S, j * v, 3 * v, g(load3(panels, i + j * tap, 3 * tap)))
-                    for j in range(6):
-                        t = g(load3(S, j * 3 * v, v))
-                        store6(U, o + j * 6 * s.cs * blocks * width, s.cs * blocks * width, t)
-                else:
-                    for e in range(36):
-                        clear(U, o + e * s.cs * blocks * width, v)
+    v = lanes(panels)
+    S = np.empty(18 * v, panels.dtype)
+    for block in range(blocks):
+        for f in range(0, width, v):
+            o = (block * s.cs + c) * width + f
+            if c < s.C:
+                i, tap = (block * 9 * s.C + c) * width + f, s.C * width
+                for j in range(3):
+                    store6(S, j * v, 3 * v, g(load3(panels, i + j * tap, 3 * tap)))
+                for j in range(6):
+                    t = g(load3(S, j * 3 * v, v))
+                    store6(U, o + j * 6 * s.cs * blocks * width, s.cs * blocks * width, t)
+            else:
+                for e in range(36):
+                    clear(U, o + e * s.cs * blocks * width, v)
 
 
 @kernel
-def gradient_of_weight(dU, s, dw):
+def gradient_of_weight(c, dU, s, dw):
     """dw (3, 3, channels, filters) = G' dU G, dU summed over its parts in their order."""
     parts = dU.shape[0]
     dU1, dw1 = dU.reshape(-1), dw.reshape(-1)
-    for c in prange(s.cs):
-        v = lanes(dU1)
-        S = np.empty(36 * v, dU1.dtype)
-        tap = s.cs * s.fs
-        for f in range(0, s.fs, v):
-            o = c * s.fs + f
-            for e in range(36):
-                total = load(dU1, e * tap + o)
-                for k in range(1, parts):
-                    total = total + load(dU1, (k * 36 + e) * tap + o)
-                store(S, e * v, total)
-            for j in range(6):
-                store3(S, j * v, 6 * v, gt(load6(S, j * v, 6 * v)))
-            for j in range(3):
-                store3(dw1, j * 3 * tap + o, tap, gt(load6(S, j * 6 * v, v)))
+    v = lanes(dU1)
+    S = np.empty(36 * v, dU1.dtype)
+    tap = s.cs * s.fs
+    for f in range(0, s.fs, v):
+        o = c * s.fs + f
+        for e in range(36):
+            total = load(dU1, e * tap + o)
+            for k in range(1, parts):
+                total = total + load(dU1, (k * 36 + e) * tap + o)
+            store(S, e * v, total)
+        for j in range(6):
+            store3(S, j * v, 6 * v, gt(load6(S, j * v, 6 * v)))
+        for j in range(3):
+            store3(dw1, j * 3 * tap + o, tap, gt(load6(S, j * 6 * v, v)))
 
 
 # ---- the 36 products
@@ -527,40 +526,38 @@ def tiles_dy(dy, first, tiles, band, M, s):
 
 
 @kernel
-def convolve(x, U, bias, y, N, s, work):
+def convolve(chunk, x, U, bias, y, N, s, work):
     """y = bias + x correlated with the transformed weights."""
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
-    for chunk in prange(4 * CHUNKS):
-        V, M, band, edge = parts_of(work[get_thread_id()], s)
-        held = -1
-        for block in range(chunk * blocks // (4 * CHUNKS), (chunk + 1) * blocks // (4 * CHUNKS)):
-            first = block * TILES
-            here = min(TILES, tiles - first)
-            held = tiles_in(x, first, here, band, held, V, s)
-            multiply(V, U, M, s)
-            tiles_out(M, first, here, bias, y, edge, s)
+    V, M, band, edge = parts_of(work[get_thread_id()], s)
+    held = -1
+    for block in range(chunk * blocks // PARTS, (chunk + 1) * blocks // PARTS):
+        first = block * TILES
+        here = min(TILES, tiles - first)
+        held = tiles_in(x, first, here, band, held, V, s)
+        multiply(V, U, M, s)
+        tiles_out(M, first, here, bias, y, edge, s)
 
 
 @kernel
-def correlate_gradient(x, dy, N, dU, db, s, work):
+def correlate_gradient(k, x, dy, N, dU, db, s, work):
     """Part k of dU (36, channels, filters) and of db: the sum over its blocks, in their order."""
     parts = len(db)
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
-    for k in prange(parts):
-        V, M, band, dy_band = parts_of(work[get_thread_id()], s)
-        held = -1
-        dUk, dbk = dU[k].reshape(-1), db[k]
-        dUk[:] = 0
-        dbk[:] = 0
-        for block in range(k * blocks // parts, (k + 1) * blocks // parts):
-            first = block * TILES
-            here = min(TILES, tiles - first)
-            held = tiles_in(x, first, here, band, held, V, s)
-            tiles_dy(dy, first, here, dy_band, M, s)
-            multiply_gradient(V, M, dUk, here, s)
-            add_bias_gradient(M, here, dbk, s)
+    V, M, band, dy_band = parts_of(work[get_thread_id()], s)
+    held = -1
+    dUk, dbk = dU[k].reshape(-1), db[k]
+    dUk[:] = 0
+    dbk[:] = 0
+    for block in range(k * blocks // parts, (k + 1) * blocks // parts):
+        first = block * TILES
+        here = min(TILES, tiles - first)
+        held = tiles_in(x, first, here, band, held, V, s)
+        tiles_dy(dy, first, here, dy_band, M, s)
+        multiply_gradient(V, M, dUk, here, s)
+        add_bias_gradient(M, here, dbk, s)
 
 
 @inlined
@@ -581,8 +578,8 @@ def weight_gradient(x, dy, window):
     dU = empty((parts, 36, s.cs, s.fs), x.dtype)
     db = empty((parts, s.fs), x.dtype)
     work = scratch(x.dtype, work_size(s))
-    correlate_gradient(x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
+    correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
     run = gradient_of_weight.alone if dU.size < FEW else gradient_of_weight
-    run(dU.reshape(parts, -1), s, dw)
+    run(s.cs, dU.reshape(parts, -1), s, dw)
     return np.ascontiguousarray(dw[:, :, : s.C, : s.F]), db.sum(axis=0)[: s.F]
