@@ -249,7 +249,7 @@ def test_the_network_is_the_same_for_everybody():
 # ---- the commands
 
 
-@pytest.mark.parametrize("name", benchmarks.NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_prints_a_table_and_writes_json(name, tmp_path, capsys):
     file = tmp_path / "out.json"
     assert run(name, *RUNS[name], *REFERENCE, "--json", str(file)) == 0
@@ -264,6 +264,18 @@ def test_a_benchmark_prints_a_table_and_writes_json(name, tmp_path, capsys):
     assert content["options"]["contenders"] == ["minires-reference"]
     assert {row["name"] for row in content["rows"]} == {"minires-reference"}
     assert content["machine"]["cores"] >= 1
+
+
+def test_the_roofline_measures_all_versions_and_draws_them(tmp_path, capsys):
+    figure, file = tmp_path / "roofline.png", tmp_path / "out.json"
+    more = ["--batch", "4", "--figure", str(figure), "--json", str(file)]
+    assert run("roofline", *more, *TURNS) == 0
+    rows = json.loads(file.read_text())["rows"]
+    names = ["im2col + BLAS", "seven loops", "register tiles", "Winograd"]
+    for what in ("conv 3x3, 32x32, 16", "conv 3x3, 16x16, 32", "conv 3x3, 8x8, 64"):
+        assert [row["version"] for row in rows if row["what"] == what] == names
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "GF/s by our register tiles" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", benchmarks.NAMES)
@@ -284,6 +296,7 @@ def test_help_fits_a_screen_and_shows_an_example(name, capsys):
         (["train_step", "--json", "no/such/folder/x.json"], "expected a file to write to"),
         (["inference", "--model", "article_resnet", "--input-shape", "9,9,3"], "at least 13x13"),
         (["ops", "--only", "fft"], "got 'fft'"),
+        (["roofline", "--figure", "no/such/folder/x.png"], "expected a place to write to"),
         (["scaling", "--axis", "colour"], "invalid choice: 'colour'"),
         (
             ["scaling", "--axis", "depth", "--values", "9"],
