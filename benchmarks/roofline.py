@@ -35,7 +35,7 @@ def run(options):
     rows += memory_bound(options)
     ceiling = max(roof["blas"], roof["tiles"])
     report = Report(
-        title=f"roofline: forward passes, batch {options.batch}, threads {options.threads}, float32",
+        title=f"roofline: forward, batch {options.batch}, threads {options.threads}, float32",
         header=("what", "version", "FLOP/byte", "median ms", "GF/s", "of the roof"),
         body=[],
         records=rows,
