@@ -135,6 +135,11 @@ def test_one_thread_gives_the_same_bits(cache):
     assert run(code, cache, NUMBA_NUM_THREADS="1") == run(code, cache)
 
 
+def test_the_environment_is_left_as_it_was(cache):
+    code = "before = dict(os.environ); work(); print(dict(os.environ) == before)"
+    assert run("import os; " + code, cache) == "True"
+
+
 NARROW = {
     "256 bit": "-avx512f,+avx2,+fma,+avx,+sse4.2,+popcnt",
     "128 bit": "-avx512f,-avx2,-avx,-fma,+sse2",

@@ -107,21 +107,27 @@ def source(name):
     return Path(__file__).with_name(f"{name}.py")
 
 
-@functools.cache
 def sources(module):
     """The modules of `ops/fast` that `module` imports, itself included, however indirectly."""
     found, todo = set(), [module]
     while todo:
         name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse(source(name).read_text())):
-            inside = isinstance(node, ast.ImportFrom) and node.module.startswith(PACKAGE)
-            names = [node.module[len(PACKAGE) :].strip(".")] if inside else []
-            names = [alias.name for alias in node.names] if names == [""] else names
-            todo += [name for name in names if source(name).exists()]
-    return frozenset(found)
+        if name not in found:
+            found.add(name)
+            todo += imports(name)
+    return found
+
+
+@functools.cache
+def imports(module):
+    """The modules of `ops/fast` that the source of `module` names."""
+    found = []
+    for node in ast.walk(ast.parse(source(module).read_text())):
+        inside = isinstance(node, ast.ImportFrom) and node.module.startswith(PACKAGE)
+        names = [node.module[len(PACKAGE) :].strip(".")] if inside else []
+        names = [alias.name for alias in node.names] if names == [""] else names
+        found += [name for name in names if source(name).exists()]
+    return found
 
 
 PACKAGE = "minires.ops.fast"
