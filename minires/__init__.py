@@ -37,6 +37,7 @@ from minires.layers import (
 from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy
 from minires.models.summary import print_summary as summary
 from minires.optimizers import SGD, Adam, AdamW, clip_gradients
+from minires.threads import get_num_threads, set_num_threads
 from minires.training import evaluate, fit, predict, train_step
 
 __version__ = "0.1.0"
@@ -75,6 +76,7 @@ __all__ = [
     "fit",
     "flow",
     "fuse",
+    "get_num_threads",
     "initializers",
     "keras",
     "models",
@@ -84,6 +86,7 @@ __all__ = [
     "predict",
     "retain_caches",
     "schedules",
+    "set_num_threads",
     "summary",
     "train_step",
 ]

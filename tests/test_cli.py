@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -151,6 +153,48 @@ def test_check_goes_through_every_layer(which, capsys):
         assert name in out
 
 
+def test_warmup_says_where_the_kernels_came_from_and_the_second_time_it_is_the_disk():
+    run = [sys.executable, "-m", "minires", "warmup"]
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "0"}
+    for _ in range(2):
+        result = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
+        assert result.stderr == ""  # no bar for a pipe
+        counts, place = result.stdout.splitlines()
+    found = re.fullmatch(r"0 kernels compiled, (\d+) from the disk, in [\d.]+ s", counts)
+    assert int(found[1]) > 20
+    assert place.startswith("kept in ")
+
+
+AFTER_WARMUP = """
+import numpy as np, minires as mr
+from minires.cli import main
+assert main(["warmup"]) == 0
+from minires.ops.fast import cache, progress
+before = len(progress.progress.compiled), len(cache.loaded)
+sizes = {"resnet20": 32, "plain20": 28, "preact_resnet20": 8, "article_resnet": 32, "resnet34": 64}
+for name, size in (sizes | {"resnet50": 32}).items():
+    model = mr.models.build(name, num_classes=10, input_shape=(size, size, 3), rng=0)
+    x = np.random.default_rng(0).standard_normal((40, size, size, 3)).astype("f")
+    labels = np.zeros(40, int)
+    for net in (model, mr.fuse(model)):
+        mr.fit(net, (x, labels), mr.AdamW(net.parameters()), 1, batch_size=32, progress=False)
+        mr.evaluate(net, x, labels)
+print(before == (len(progress.progress.compiled), len(cache.loaded)), progress.progress.compiled)
+"""
+
+
+def test_after_warmup_no_model_waits_for_a_kernel():
+    run = [sys.executable, "-c", AFTER_WARMUP]
+    result = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1].startswith("True")
+
+
+def test_warmup_without_jit_says_that_there_is_nothing_to_compile(monkeypatch, capsys):
+    monkeypatch.setattr("minires.ops.fast.compiles", lambda: False)
+    assert main(["warmup"]) == 2
+    assert "NUMBA_DISABLE_JIT" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "code", "words"), [("Good", 0, "right"), ("make", 0, "right"), ("Wrong", 1, "fail")]
 )
@@ -159,7 +203,7 @@ def test_check_of_a_users_own_layer(layer_file, name, code, words, capsys):
     assert words in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["summary"], ["check"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["summary"], ["check"], ["warmup"]])
 def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main([*command, "--help"]) == 0

@@ -11,7 +11,7 @@ PACKAGE = Path(minires.__file__).parent
 FLOORS = [
     {"checks"},
     {"ops", "data"},
-    {"copyable", "core", "initializers"},
+    {"copyable", "core", "initializers", "threads"},
     {"layers"},
     {"losses", "models"},
     {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"},

@@ -37,6 +37,7 @@ def test_the_table_names_all_commands():
         "summary",
         "bench",
         "check",
+        "warmup",
     ]
 
 

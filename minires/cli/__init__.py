@@ -1,4 +1,4 @@
-"""The `minires` command: demo, train, summary, check, bench. Each has a file of its own here.
+"""The `minires` command: demo, train, summary, bench, check, warmup, each in a file of its own.
 
 A mistake gets one line on stderr and exit code 2; training that fails exits with 1.
 """
@@ -9,11 +9,11 @@ import sys
 from threadpoolctl import threadpool_limits
 
 from minires import __version__
-from minires.cli import bench, check, demo, summary, train
+from minires.cli import bench, check, demo, summary, train, warmup
 from minires.cli.arguments import Parser
 from minires.finite import NonFiniteError
 
-COMMANDS = (demo, train, summary, check, bench)
+COMMANDS = (demo, train, summary, check, bench, warmup)
 
 
 def main(argv=None):

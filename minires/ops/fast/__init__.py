@@ -21,6 +21,7 @@ def compiles():
         return False
     try:
         importlib.import_module("numba")
+        importlib.import_module(f"{__name__}.progress")  # which listens to it
     except ImportError as error:  # absent, or one that refuses this NumPy
         warnings.warn(
             f"Numba cannot be imported ({error}): every op runs on minires.ops.reference, slowly",

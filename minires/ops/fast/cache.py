@@ -3,7 +3,7 @@
 Numba's own cache does not notice when an imported helper changes, raises when a file is damaged,
 and trusts machine code in which a bit has flipped. Here one file holds one compiled signature:
 its name is a hash of everything that the code depends on (the sources that the kernel's module
-imports, the versions, the CPU, the signature), it begins with the hash of its own bytes, and
+imports, the versions, the CPU, the signature), it begins with the hash of its name and bytes, and
 whatever goes wrong with it means "compile again".
 """
 
@@ -23,6 +23,7 @@ from numba.core import compiler, config
 from numba.core.serialize import dumps
 
 DIGEST = 32  # bytes of a sha256
+loaded = []  # the names of the kernels that came from the disk
 
 
 class DiskCache:
@@ -41,10 +42,13 @@ class DiskCache:
         """The compiled function for `signature`, or None if it must be compiled."""
         try:
             target_context.refresh()
-            data = self.path(signature, target_context).read_bytes()
-            if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+            path = self.path(signature, target_context)
+            data = path.read_bytes()
+            if seal(path, data[DIGEST:]) != data[:DIGEST]:
                 return None
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(data[DIGEST:]))
+            result = compiler.CompileResult._rebuild(target_context, *pickle.loads(data[DIGEST:]))
+            loaded.append(self.name)
+            return result
         except Exception:  # absent, damaged, unreadable, from another world: all the same to us
             return None
 
@@ -57,7 +61,7 @@ class DiskCache:
             handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".new-")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(data).digest() + data)
+                    file.write(seal(path, data) + data)
                 os.replace(beside, path)
             except BaseException:
                 os.unlink(beside)
@@ -79,6 +83,11 @@ class DiskCache:
 
     def flush(self):
         """Numba calls it on `recompile`; old files are simply overwritten."""
+
+
+def seal(path, data):
+    """The hash with which a file begins, name included: no kernel passes for another."""
+    return hashlib.sha256("/".join(path.parts[-2:]).encode() + data).digest()
 
 
 def closure_names(function):

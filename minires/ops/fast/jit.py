@@ -130,8 +130,3 @@ def compiled(function, parallel):
     assert isinstance(dispatcher, Dispatcher)
     dispatcher._cache = DiskCache(function, parallel)
     return dispatcher
-
-
-def set_num_threads(n):
-    """Run kernels on `n` threads, at most as many as Numba was started with."""
-    numba.set_num_threads(n)
