@@ -1,4 +1,4 @@
-"""What a user may do to the fast ops without a crash or a wrong number; mostly in processes."""
+"""What a user may do to the fast ops without a crash or a wrong number, mostly in processes."""
 
 import os
 import pickle
@@ -56,10 +56,11 @@ def cache(tmp_path_factory):
 
 
 def start(code, cache, **environment):
-    """A fresh Python that runs `code`."""
-    environment = {**os.environ, **HERE, "NUMBA_CACHE_DIR": str(cache), **environment}
+    """A fresh Python that runs `code`; its kernels are in `cache`, or where the user's are."""
+    place = {} if cache is None else {"NUMBA_CACHE_DIR": str(cache)}
+    environment = {**os.environ, **HERE, **place, **environment}
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,14 +142,13 @@ def test_a_kernel_is_stale_when_its_source_changes(tmp_path):
     package = shutil.copytree(PACKAGE, tmp_path / "minires", ignore=no_bytecode)
     code = "import numpy as np; from minires.ops import fast; x = np.array([2.0]);"
     code += "print(fast.add_forward(x, x)[0])"
-    copied = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}  # not what is in this folder
-    copied["PYTHONDONTWRITEBYTECODE"] = "1"  # old bytecode passes for that of the same second
-    assert run(code, tmp_path, **copied) == "4.0"
+    install = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert run(code, tmp_path, **install) == "4.0"
     source = package / "ops" / "fast" / "add.py"
     text = source.read_text()
     assert text.count("a[i] + b[i]") == 1
     source.write_text(text.replace("a[i] + b[i]", "a[i] - b[i]"))
-    assert run(code, tmp_path, **copied) == "0.0"
+    assert run(code, tmp_path, **install) == "0.0"
 
 
 def no_bytecode(folder, names):
@@ -361,6 +361,11 @@ def test_one_thread_gives_the_same_bits(cache):
     assert run(code, cache, NUMBA_NUM_THREADS="1") == run(code, cache)
 
 
+def test_the_environment_is_left_as_it_was(cache):
+    code = "import os; before = dict(os.environ); work(); print(dict(os.environ) == before)"
+    assert run(HEAVY + code, cache) == "True"
+
+
 TRAIN = """
 import hashlib, sys
 import numpy as np, minires as mr
@@ -382,9 +387,9 @@ print(*(weights(threads) for threads in (most, 1, most)))
 """
 
 
-def test_weights_after_50_steps_are_the_same_on_any_number_of_threads_and_in_every_run(cache):
-    runs = [start(TRAIN, cache, NUMBA_NUM_THREADS=n) for n in ("2", "1")]
-    found = [digest for process in runs for digest in output(process).split()]
+def test_weights_after_50_steps_are_the_same_on_any_number_of_threads_and_in_every_run():
+    runs = [run(TRAIN, None, NUMBA_NUM_THREADS=n) for n in ("2", "1")]
+    found = " ".join(runs).split()
     assert len(found) == 6
     assert len(set(found)) == 1
 
@@ -418,7 +423,7 @@ def terminal_output(code, cache):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 500, 0, 0))
     environment = {**os.environ, **HERE, "NUMBA_CACHE_DIR": str(cache)}
     environment.pop("COLUMNS", None)
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=theirs)
+    process = subprocess.Popen([sys.executable, "-P", "-c", code], env=environment, stderr=theirs)
     os.close(theirs)
     seen = b""
     while True:
@@ -438,9 +443,8 @@ def terminal_output(code, cache):
 def test_a_terminal_is_told_of_each_kernel_once_and_nothing_stays(tmp_path):
     code = CHEAP + "work(); fast.add_forward(work(), work())"
     seen = terminal_output(code, tmp_path)
-    line = rf"\rminires compiles its kernels, once; kept in {tmp_path}/minires: "
-    line += r"(\S+), (\d) done, \d+ s"
-    found = re.findall(line, seen)
+    where = rf"minires compiles its kernels, once; kept in {tmp_path}/minires"
+    found = re.findall(rf"\r{where}: (\S+), (\d) done, \d+ s", seen)
     assert [name.split(".")[0] for name, _ in found] == ["relu", "add"]
     assert [done for _, done in found] == ["0", "1"]
     assert re.fullmatch(r"(\r[^\r]+\r +\r)+", seen)  # each line is wiped by as many blanks
@@ -507,8 +511,3 @@ print(simd.BITS)
 
     with ThreadPoolExecutor(2) as pool:  # each is a process of its own
         assert list(pool.map(registers, NARROW)) == list(NARROW)
-
-
-def test_the_environment_is_left_as_it_was(cache):
-    code = "before = dict(os.environ); work(); print(dict(os.environ) == before)"
-    assert run("import os; " + CHEAP + code, cache) == "True"

@@ -57,8 +57,7 @@ class Progress(event.Listener):
         elif sys.stderr.isatty():
             seconds = time.perf_counter() - self.start
             line = f"{what}: {name}, {len(self.compiled)} done, {seconds:.0f} s"
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-            line = line[: columns - 1]  # a longer one cannot be wiped
+            line = line[: width(sys.stderr) - 1]  # a longer one cannot be wiped
             self.shown = len(line)
             print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
@@ -67,6 +66,14 @@ class Progress(event.Listener):
         if self.shown:
             print(f"\r{' ' * self.shown}\r", end="", file=sys.stderr, flush=True)
         self.shown = 0
+
+
+def width(stream):
+    """The columns of the terminal behind a stream."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def in_notebook(stream):
