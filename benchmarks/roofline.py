@@ -71,7 +71,7 @@ def use_threads(threads):
     """BLAS, and our kernels."""
     from threadpoolctl import threadpool_limits
 
-    from minires.ops.fast.jit import set_num_threads
+    from minires import set_num_threads
 
     threadpool_limits(threads)
     set_num_threads(threads)
