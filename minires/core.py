@@ -187,6 +187,10 @@ class Layer(Copyable):
         ValueError
             If dy has another shape or dtype than y. The cache is kept then.
         """
+        return self._seen(dy, self._backward(dy, self._take_cache(dy)))
+
+    def _take_cache(self, dy):
+        """What the forward kept for the backward pass that `dy` begins."""
         name = type(self).__name__
         if self._cache is None:
             raise RuntimeError(
@@ -197,7 +201,10 @@ class Layer(Copyable):
         expect_array(f"{name}.backward", "dy", dy, shape, dtype=dtype, like="the output")
         if not self._retained:
             self._cache = None
-        dx = self._backward(dy, cache)
+        return cache
+
+    def _seen(self, dy, dx):
+        """Tell the observers; returns `dx`."""
         for observer in self.observers:
             observer.after_backward(self, dy, dx)
         return dx

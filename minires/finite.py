@@ -47,8 +47,8 @@ class FindNonFinite(Observer):
 
     def after_backward(self, layer, dy, dx):
         self.check(layer, "backward", dx)
-        for p in vars(layer).values():
-            self.check(layer, "backward", getattr(p, "grad", None))
+        for parameter in layer.parameters():  # inside too: the parts of a fused layer are not seen
+            self.check(layer, "backward", parameter.grad)
 
     def check(self, layer, where, array):
         if isinstance(array, np.ndarray) and not np.isfinite(array).all():

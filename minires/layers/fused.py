@@ -30,16 +30,34 @@ class Fused(Layer):
         """Its own, because it moves the statistics of its norm without that norm's `forward`."""
         return super().snapshot()
 
-    def _normalise(self, norm, training_op, inference_op, x, training, *residual):
+    def _norm_forward(self, norm, kind, x, training, *residual, moments=None):
+        """One of the fused batch norms; its running statistics move in training."""
+        forward, _ = norm_ops(norm.ops, kind, training)
         gamma, beta = norm.gamma.value, norm.beta.value
         if not training:
             given = norm.running_mean, norm.running_var
-            y, cache = inference_op(x, *residual, gamma, beta, *given, eps=norm.eps)
+            y, cache = forward(x, *residual, gamma, beta, *given, eps=norm.eps)
             return y, (False, cache)
         M = norm.values_per_channel(x)
-        y, cache = training_op(x, *residual, gamma, beta, eps=norm.eps)
-        norm.follow(cache.norm.mean, cache.norm.var, M)
+        y, cache = forward(x, *residual, gamma, beta, eps=norm.eps, moments=moments)
+        statistics = cache.norm if kind else cache
+        norm.follow(statistics.mean, statistics.var, M)
         return y, (True, cache)
+
+    def _norm_backward(self, norm, kind, dy, cache):
+        """[dx], or [dx, dresidual] behind a sum."""
+        training, cache = cache
+        _, backward = norm_ops(norm.ops, kind, training)
+        *dx, dgamma, dbeta = backward(dy, cache)
+        norm.gamma.grad += dgamma
+        norm.beta.grad += dbeta
+        return dx
+
+
+def norm_ops(ops, kind, training):
+    """The forward and the backward of a batch norm and of what follows it: "", relu or add_relu."""
+    name = "_".join(filter(None, ("batchnorm", "" if training else "inference", kind)))
+    return getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward")
 
 
 class NormReLU(Fused):
@@ -52,7 +70,7 @@ class NormReLU(Fused):
     """
 
     def __init__(self, norm):
-        self.norm, self.ops = norm, norm.ops
+        self.norm = norm
 
     def named_layers(self, prefix=""):
         """The norm under this layer's own path, so that its Parameters keep theirs."""
@@ -62,25 +80,20 @@ class NormReLU(Fused):
         self.norm._check(x)
 
     def _forward(self, x, training):
-        ops = self.ops
-        ways = ops.batchnorm_relu_forward, ops.batchnorm_inference_relu_forward
-        return self._normalise(self.norm, *ways, x, training)
+        return self._norm_forward(self.norm, "relu", x, training)
 
     def _backward(self, dy, cache):
-        training, cache = cache
-        ops = self.ops
-        ways = ops.batchnorm_inference_relu_backward, ops.batchnorm_relu_backward
-        dx, dgamma, dbeta = ways[training](dy, cache)
-        self.norm.gamma.grad += dgamma
-        self.norm.beta.grad += dbeta
-        return dx
+        return self._norm_backward(self.norm, "relu", dy, cache)[0]
 
     def __repr__(self):
         return f"NormReLU({self.norm!r})"
 
 
 class ConvNorm(Fused):
-    """y = norm(conv(x)) or relu(norm(conv(x))); in inference one convolution.
+    """y = norm(conv(x)) or relu(norm(conv(x))).
+
+    In training the convolution measures its output for the norm as it writes it; in inference the
+    norm is a part of its weights.
 
     Parameters
     ----------
@@ -92,19 +105,14 @@ class ConvNorm(Fused):
     """
 
     def __init__(self, conv, norm, norm_name, *, relu):
-        self.conv, self.after = conv, NormReLU(norm) if relu else norm
+        self.conv, self.norm = conv, norm
         self.norm_name, self.relu = norm_name, relu
         self.folded = Folded(conv, norm)
-
-    @property
-    def norm(self):
-        """The BatchNorm2d."""
-        return self.after.norm if self.relu else self.after
 
     def named_layers(self, prefix=""):
         """Convolution and norm under the paths that they had beside each other."""
         beside = join_path(prefix.rpartition(".")[0], self.norm_name)
-        inside = self.conv.named_layers(prefix) + self.after.named_layers(beside)
+        inside = self.conv.named_layers(prefix) + self.norm.named_layers(beside)
         return [(prefix, self), *inside]
 
     def _check(self, x):
@@ -112,16 +120,64 @@ class ConvNorm(Fused):
 
     def _forward(self, x, training):
         if not training:
-            return self.folded.forward(x, relu=self.relu), x
-        return self.after.forward(self.conv.forward(x, training=True), training=True), None
+            return self.folded.forward(x, relu=self.relu), (x, None, None)
+        y, conv_cache, moments = self.convolve(x)
+        y, cache = self._norm_forward(self.norm, self._kind, y, True, moments=moments)
+        return y, (None, conv_cache, cache)
+
+    @property
+    def _kind(self):
+        return "relu" if self.relu else ""
+
+    def convolve(self, x):
+        """The convolution in training: its output, its cache, and the moments of the output."""
+        return self.conv.ops.conv2d_moments_forward(x, *weights(self.conv), **window(self.conv))
 
     def _backward(self, dy, cache):
-        if cache is not None:  # the folded convolution kept nothing that a gradient needs
-            self.after.forward(self.conv.forward(cache))
-        return self.conv.backward(self.after.backward(dy))
+        return self._gradients(dy, cache, None)
+
+    def backward_onto(self, dy, other):
+        """backward(dy) + other, summed up as it is written."""
+        cache = self._take_cache(dy)
+        return self._seen(dy, self._gradients(dy, cache, other))
+
+    def _gradients(self, dy, cache, other):
+        x, conv_cache, norm_cache = cache
+        if x is not None:  # the folded convolution kept nothing that a gradient needs
+            y, conv_cache = self.conv._forward(x, False)
+            _, norm_cache = self._norm_forward(self.norm, self._kind, y, False)
+        (dy,) = self._norm_backward(self.norm, self._kind, dy, norm_cache)
+        return conv_gradients(self.conv, dy, conv_cache, other)
 
     def __repr__(self):
         return f"ConvNorm({self.conv!r}, {self.norm!r}, relu={self.relu})"
+
+
+def weights(conv):
+    """The arrays of a Conv2d: weight, bias or None."""
+    return conv.weight.value, conv.bias.value if conv.bias else None
+
+
+def window(conv):
+    """The options of a Conv2d's ops."""
+    return {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+    }
+
+
+def conv_gradients(conv, dy, cache, other):
+    """dx of a Conv2d, plus `other` if there is one; the gradients of its Parameters grow."""
+    if other is None:
+        dx, dweight, dbias = conv.ops.conv2d_backward(dy, cache)
+    else:
+        dx, dweight, dbias = conv.ops.conv2d_add_backward(dy, cache, other)
+    conv.weight.grad += dweight
+    if conv.bias:
+        conv.bias.grad += dbias
+    return dx
 
 
 class Folded:
@@ -140,17 +196,8 @@ class Folded:
     def forward(self, x, residual=None, *, relu):
         """relu(norm(conv(x)) + residual), or without the ReLU."""
         self.refresh()
-        conv = self.conv
-        return conv.ops.conv2d_add_relu_forward(
-            x,
-            self.weight,
-            self.bias,
-            residual,
-            relu=relu,
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            groups=conv.groups,
+        return self.conv.ops.conv2d_add_relu_forward(
+            x, self.weight, self.bias, residual, relu=relu, **window(self.conv)
         )
 
     def refresh(self):
@@ -175,6 +222,9 @@ class Folded:
 class FusedResidual(Fused):
     """y = relu(shortcut(x) + branch(x)), for a branch that ends in a batch norm.
 
+    The sum and the ReLU are done as the norm writes, and on the way back the two gradients of x are
+    added as the first convolution of the branch writes its own.
+
     Parameters
     ----------
     branch : Sequential
@@ -187,50 +237,54 @@ class FusedResidual(Fused):
         self.branch, self.shortcut, self.ops = branch, shortcut, ops
 
     def _forward(self, x, training):
+        start = x
         shortcut = self._through("shortcut", self.shortcut.forward, x, training=training)
         *before, (name, last) = self.branch.children()
-        start = x
         for inner, layer in before:
             x = self._through(f"branch.{inner}", layer.forward, x, training=training)
+        conv_cache = moments = None
         if isinstance(last, ConvNorm):
+            self._through(f"branch.{name}", last._check, x)
             if not training:
-                self._through(f"branch.{name}", last._check, x)
-                return last.folded.forward(x, shortcut, relu=True), (None, start)
-            x = self._through(f"branch.{name}", last.conv.forward, x, training=True)
+                return last.folded.forward(x, shortcut, relu=True), (start, None, None)
+            x, conv_cache, moments = self._through(f"branch.{name}", last.convolve, x)
             name, last = last.norm_name, last.norm
-        return self._through(f"branch.{name}", self._finish, last, x, training, shortcut)
-
-    def _finish(self, norm, x, training, shortcut):
-        ops = self.ops
-        ways = ops.batchnorm_add_relu_forward, ops.batchnorm_inference_add_relu_forward
-        return self._normalise(norm, *ways, x, training, shortcut)
+        more = {"moments": moments}
+        finish = self._norm_forward, last, "add_relu", x, training, shortcut
+        y, cache = self._through(f"branch.{name}", *finish, **more)
+        return y, (None, conv_cache, cache)
 
     def _backward(self, dy, cache):
-        training, cache = cache
+        x, conv_cache, norm_cache = cache
         *before, (name, last) = self.branch.children()
-        conv = None
-        if isinstance(last, ConvNorm):
-            conv, last = last.conv, last.norm
-        if training is None:  # a folded convolution kept nothing that a gradient needs
-            training, cache = self._forward_again(before, conv, last, cache)
-        ops = self.ops
-        ways = ops.batchnorm_inference_add_relu_backward, ops.batchnorm_add_relu_backward
-        dx, dshortcut, dgamma, dbeta = ways[training](dy, cache)
-        last.gamma.grad += dgamma
-        last.beta.grad += dbeta
+        if x is not None:  # a folded convolution kept nothing that a gradient needs
+            conv_cache, norm_cache = self._forward_again(before, last, x)
+        conv = last.conv if isinstance(last, ConvNorm) else None
+        norm = last if conv is None else last.norm
+        dx, dsum = self._norm_backward(norm, "add_relu", dy, norm_cache)
+        dshortcut = self._through("shortcut", self.shortcut.backward, dsum)
         if conv is not None:
-            dx = self._through(f"branch.{name}", conv.backward, dx)
-        for inner, layer in reversed(before):
+            other = None if before else dshortcut
+            dx = self._through(f"branch.{name}", conv_gradients, conv, dx, conv_cache, other)
+        for inner, layer in reversed(before[1:]):
             dx = self._through(f"branch.{inner}", layer.backward, dx)
-        return ops.add_backward(self._through("shortcut", self.shortcut.backward, dshortcut), dx)
+        if not before:
+            return dx if conv is not None else self.ops.add_backward(dshortcut, dx)
+        first, layer = before[0]
+        if isinstance(layer, ConvNorm):
+            return self._through(f"branch.{first}", layer.backward_onto, dx, dshortcut)
+        return self.ops.add_backward(
+            dshortcut, self._through(f"branch.{first}", layer.backward, dx)
+        )
 
-    def _forward_again(self, before, conv, norm, x):
+    def _forward_again(self, before, last, x):
         """The caches of an inference pass, step by step."""
         shortcut = self.shortcut.forward(x)
         for _, layer in before:
             x = layer.forward(x)
-        _, cache = self._finish(norm, conv.forward(x), False, shortcut)
-        return cache
+        y, conv_cache = last.conv._forward(x, False)
+        _, cache = self._norm_forward(last.norm, "add_relu", y, False, shortcut)
+        return conv_cache, cache
 
     def _through(self, name, method, *args, **options):
         try:

@@ -23,6 +23,7 @@ Chan, Golub and LeVeque (1983), The American Statistician 37, 242-247: joining m
 import numpy as np
 
 from minires.ops import reference
+from minires.ops.fast.epilogue import join
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.reference.batchnorm import BatchNormCache
@@ -36,11 +37,11 @@ def covered(x, gamma):
     return x.dtype == gamma.dtype and x.dtype in (np.float32, np.float64) and x.size > 0
 
 
-def batchnorm_forward(x, gamma, beta, *, eps):
+def batchnorm_forward(x, gamma, beta, *, eps, moments=None):
     """y = gamma * xhat + beta with the statistics of the batch; see `reference`."""
     if not covered(x, gamma):
-        return reference.batchnorm_forward(x, gamma, beta, eps=eps)
-    return training_forward(x, gamma, beta, eps, normalise)
+        return reference.batchnorm_forward(x, gamma, beta, eps=eps, moments=moments)
+    return training_forward(x, gamma, beta, eps, normalise, moments=moments)
 
 
 def batchnorm_backward(dy, cache):
@@ -74,15 +75,19 @@ def batchnorm_inference_backward(dy, cache):
 # ---- the parts
 
 
-def training_forward(x, gamma, beta, eps, apply, residual=None):
-    """Statistics, then one of the `normalise` kernels."""
+def training_forward(x, gamma, beta, eps, apply, residual=None, moments=None):
+    """Statistics, unless they are there, then one of the `normalise` kernels."""
     x = np.ascontiguousarray(x)
-    C = x.shape[-1]
-    mean, var = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    parts, counts = np.empty((CHUNKS, 2, C)), np.empty(CHUNKS, np.int64)
-    moments(CHUNKS, flat(x), parts, counts)
-    join_moments.alone(1, parts, counts, mean, var)
+    mean, var = channel_moments(x) if moments is None else moments
     return inference_forward(x, gamma, beta, mean, var, eps, apply, residual)
+
+
+def channel_moments(x):
+    """Mean and biased variance over every axis but the last."""
+    C = x.shape[-1]
+    parts, counts = np.empty((CHUNKS, 2, C)), np.empty(CHUNKS, np.int64)
+    measure(CHUNKS, flat(x), parts, counts)
+    return join(parts, counts, x.dtype)
 
 
 def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
@@ -208,7 +213,7 @@ def chunk_moments(x, mean, m2, length):
 
 
 @kernel
-def moments(k, x, parts, counts):
+def measure(k, x, parts, counts):
     """Mean and biased variance of each channel of x (M * C,); parts (CHUNKS, 2, C) is for work."""
     C = parts.shape[2]
     length = line_length(C)
@@ -218,21 +223,6 @@ def moments(k, x, parts, counts):
         parts[k, 1, c] = 0
     start, stop = k * lines // len(parts) * length, (k + 1) * lines // len(parts) * length
     counts[k] = chunk_moments(x[start:stop], parts[k, 0], parts[k, 1], length)
-
-
-@kernel
-def join_moments(_, parts, counts, mean, var):
-    for c in range(mean.size):
-        count, m, m2 = 0, 0.0, 0.0
-        for k in range(len(parts)):
-            n = counts[k]
-            if n:
-                off = parts[k, 0, c] - m
-                m2 += parts[k, 1, c] + off * off * count * n / (count + n)
-                m += off * n / (count + n)
-                count += n
-        mean[c] = m
-        var[c] = m2 / count
 
 
 @inlined

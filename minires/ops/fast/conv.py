@@ -11,6 +11,7 @@ import numpy as np
 
 from minires.ops import reference
 from minires.ops.fast import direct, scatter, winograd
+from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
 from minires.ops.reference.conv import ConvCache
 from minires.ops.window import resolve_window
@@ -18,30 +19,52 @@ from minires.ops.window import resolve_window
 
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlate images with filters; see `reference.conv2d_forward`."""
-    window = resolve_window("conv2d", x.shape[1:3], weight.shape[:2], stride, padding, dilation)
-    cache = ConvCache(x, weight, window, groups)
-    if not covered(cache):
+    window, way = plan(x, weight, stride, padding, dilation, groups)
+    if way is reference:
         return reference.conv2d_forward(
             x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
         )
     x = np.ascontiguousarray(x)
-    bias = padded(np.zeros(weight.shape[3], x.dtype) if bias is None else bias)
-    way = winograd if winograd.pays(cache) else direct
-    return way.forward(x, weight, bias, window), cache
+    y = way.forward(x, weight, filled(bias, weight), window)
+    return y, ConvCache(x, weight, window, groups)
 
 
 def conv2d_backward(dy, cache):
     """Gradients of `conv2d_forward`; see `reference.conv2d_backward`."""
+    return backward(dy, cache)
+
+
+def backward(dy, cache, other=None):
+    """Gradients of a convolution; `other` is added to dx."""
     x, weight, window, _ = cache
     if not covered(cache) or dy.dtype != x.dtype:
-        return reference.conv2d_backward(dy, cache)
+        dx, dweight, dbias = reference.conv2d_backward(dy, cache)
+        return dx if other is None else other + dx, dweight, dbias
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     quick = winograd.pays(cache)
     from_weights = winograd if quick and winograd.gradient_pays(*weight.shape[2:]) else direct
-    few = scatter.pays(x.shape, window, x.dtype)
-    from_input = winograd if quick else scatter if few else direct
     dweight, dbias = from_weights.weight_gradient(x, dy, window)
-    return from_input.input_gradient(x.shape, weight, dy, window), dweight, dbias
+    if quick:
+        return winograd.input_gradient(x.shape, weight, dy, window, other), dweight, dbias
+    from_input = scatter if scatter.pays(x.shape, window, x.dtype) else direct
+    dx = from_input.input_gradient(x.shape, weight, dy, window)
+    if other is not None:
+        finish_in_place(dx, other)
+    return dx, dweight, dbias
+
+
+def plan(x, weight, stride, padding, dilation, groups):
+    """The window of a convolution, and the module that runs it."""
+    window = resolve_window("conv2d", x.shape[1:3], weight.shape[:2], stride, padding, dilation)
+    cache = ConvCache(x, weight, window, groups)
+    if not covered(cache):
+        return window, reference
+    return window, winograd if winograd.pays(cache) else direct
+
+
+def filled(bias, weight):
+    """The bias, or zeros, in a whole number of panels."""
+    return padded(np.zeros(weight.shape[3], weight.dtype) if bias is None else bias)
 
 
 def covered(cache):

@@ -6,8 +6,11 @@ Apart, batch norm, sum and ReLU read 4 images and write 3 on the way forward; to
 
 import numpy as np
 
+from minires.checks import expect_array
+from minires.ops.fast import winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
+    channel_moments,
     dx_masked,
     dx_plain,
     inference_forward,
@@ -18,10 +21,11 @@ from minires.ops.fast.batchnorm import (
     training_backward,
     training_forward,
 )
-from minires.ops.fast.conv import conv2d_forward
-from minires.ops.fast.jit import PARTS, kernel, part_of
-from minires.ops.fast.panels import FEW
+from minires.ops.fast.conv import backward, conv2d_forward, filled, plan
+from minires.ops.fast.epilogue import finish_in_place, join, moments
+from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
+from minires.ops.reference.conv import ConvCache
 from minires.ops.reference.fused import FusedCache
 
 
@@ -38,31 +42,44 @@ def conv2d_add_relu_forward(
     groups=1,
 ):
     """relu(conv2d(x) + residual) without a cache; see `reference`."""
+    window, way = plan(x, weight, stride, padding, dilation, groups)
+    if residual is not None:
+        shape = len(x), *window.out, weight.shape[3]
+        expect_array("conv2d_add_relu", "residual", residual, shape, like="the output")
+        residual = np.ascontiguousarray(residual)
+    if way is winograd:
+        x = np.ascontiguousarray(x)
+        return winograd.forward(x, weight, filled(bias, weight), window, residual, relu)
     y, _ = conv2d_forward(
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     if residual is not None or relu:
-        other = y if residual is None else np.ascontiguousarray(residual)
-        run = finish.alone if y.size < FEW else finish
-        run(PARTS, y.reshape(-1), other.reshape(-1), residual is not None, relu)
+        finish_in_place(y, residual, relu)
     return y
 
 
-@kernel
-def finish(k, y, other, adds, rectifies):
-    """y = relu(y + other) in place, both steps optional."""
-    y, other, zero = part_of(y, k), part_of(other, k), y.dtype.type(0)
-    if adds:
-        for i in range(min(y.size, other.size)):
-            y[i] += other[i]
-    if rectifies:
-        for i in range(y.size):
-            y[i] = y[i] if not y[i] <= zero else zero
+def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    """A convolution, and mean and variance of its output; see `reference`."""
+    window, way = plan(x, weight, stride, padding, dilation, groups)
+    F = weight.shape[3]
+    if way is winograd and F % WIDEST == 0:
+        x, found = np.ascontiguousarray(x), moments(F)
+        y = winograd.forward(x, weight, filled(bias, weight), window, moments=found)
+        return y, ConvCache(x, weight, window, groups), join(*found, x.dtype)
+    y, cache = conv2d_forward(
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    return y, cache, channel_moments(y)
 
 
-def batchnorm_relu_forward(x, gamma, beta, *, eps):
+def conv2d_add_backward(dy, cache, other):
+    """dx + other, dweight, dbias; see `reference`."""
+    return backward(dy, cache, np.ascontiguousarray(other))
+
+
+def batchnorm_relu_forward(x, gamma, beta, *, eps, moments=None):
     """relu(batchnorm(x)), statistics of the batch; see `reference`."""
-    y, norm = training_forward(x, gamma, beta, eps, normalise_relu)
+    y, norm = training_forward(x, gamma, beta, eps, normalise_relu, moments=moments)
     return y, FusedCache(norm, beta, y)
 
 
@@ -72,9 +89,9 @@ def batchnorm_relu_backward(dy, cache):
     return training_backward(dy, cache.norm, cache.beta, masked_sums, dx_masked)
 
 
-def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
+def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps, moments=None):
     """relu(batchnorm(x) + residual), statistics of the batch; see `reference`."""
-    y, norm = training_forward(x, gamma, beta, eps, normalise_add_relu, residual)
+    y, norm = training_forward(x, gamma, beta, eps, normalise_add_relu, residual, moments)
     return y, FusedCache(norm, beta, y)
 
 

@@ -44,7 +44,8 @@ def register_bits():
 
 BITS = register_bits()
 ROWS = 8 if BITS == 512 else 4  # of a tile two registers wide
-I32 = ir.IntType(32)
+I32, BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
+L2 = 2  # where a prefetched line goes: not so near that it drives out what is in use
 
 
 class Vec(types.Type):
@@ -152,6 +153,20 @@ def store(typing, a, i, value):
         return context.get_dummy_value()
 
     return types.void(a, types.intp, value), emit
+
+
+@intrinsic
+def prefetch(typing, a, i):
+    """Ask for the cache line of a[i] without waiting for it; nothing happens if `i` is outside."""
+
+    def emit(context, b, signature, values):
+        place = b.bitcast(address(context, b, signature.args[0], *values), BYTES)
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        b.call(function, [place, I32(0), I32(L2), I32(1)])  # 0: to read; 1: data
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp), emit
 
 
 @intrinsic

@@ -19,7 +19,9 @@ from minires.ops.reference.fused import (
     batchnorm_inference_relu_forward,
     batchnorm_relu_backward,
     batchnorm_relu_forward,
+    conv2d_add_backward,
     conv2d_add_relu_forward,
+    conv2d_moments_forward,
 )
 from minires.ops.reference.optimizer import adam_step
 from minires.ops.reference.pool import (
@@ -56,9 +58,11 @@ __all__ = [
     "batchnorm_inference_relu_forward",
     "batchnorm_relu_backward",
     "batchnorm_relu_forward",
+    "conv2d_add_backward",
     "conv2d_add_relu_forward",
     "conv2d_backward",
     "conv2d_forward",
+    "conv2d_moments_forward",
     "dense_backward",
     "dense_forward",
     "dropout_backward",

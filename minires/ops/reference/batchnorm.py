@@ -21,7 +21,7 @@ class BatchNormCache(NamedTuple):
     rstd: np.ndarray  # (C,), 1 / sqrt(var + eps)
 
 
-def batchnorm_forward(x, gamma, beta, *, eps):
+def batchnorm_forward(x, gamma, beta, *, eps, moments=None):
     """y = gamma * xhat + beta with xhat = (x - mean) / sqrt(var + eps), statistics of the batch.
 
     Parameters
@@ -30,6 +30,8 @@ def batchnorm_forward(x, gamma, beta, *, eps):
     gamma, beta : (C,) float
     eps : float
         Added to the variance.
+    moments : (mean, var), (C,) each, optional
+        Mean and biased variance of x, if `conv2d_moments_forward` has computed them already.
 
     Returns
     -------
@@ -45,12 +47,17 @@ def batchnorm_forward(x, gamma, beta, *, eps):
     ----------
     Ioffe and Szegedy (2015), arXiv:1502.03167, algorithm 1.
     """
+    mean, var = channel_moments(x) if moments is None else moments
+    rstd = 1 / np.sqrt(var + eps)
+    y = (x - mean) * (gamma * rstd) + beta
+    return y, BatchNormCache(x, gamma, mean, var, rstd)
+
+
+def channel_moments(x):
+    """Mean and biased variance over every axis but the last."""
     mean = channel_mean(x)
     centred = x - mean
-    var = channel_mean(centred * centred)
-    rstd = 1 / np.sqrt(var + eps)
-    y = centred * (gamma * rstd) + beta
-    return y, BatchNormCache(x, gamma, mean, var, rstd)
+    return mean, channel_mean(centred * centred)
 
 
 def batchnorm_backward(dy, cache):

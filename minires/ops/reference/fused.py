@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minires.checks import expect_array
 from minires.ops.reference.batchnorm import (
     BatchNormCache,
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_inference_backward,
     batchnorm_inference_forward,
+    channel_moments,
 )
-from minires.ops.reference.conv import conv2d_forward
+from minires.ops.reference.conv import conv2d_backward, conv2d_forward
 from minires.ops.reference.relu import relu_backward, relu_forward
 
 
@@ -24,6 +26,41 @@ class FusedCache(NamedTuple):
     norm: BatchNormCache
     beta: np.ndarray  # (C,)
     y: np.ndarray  # (..., C)
+
+
+def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    """A convolution, and the mean and variance of its output for the batch norm behind it.
+
+    Parameters
+    ----------
+    x, weight, bias, stride, padding, dilation, groups
+        As for `conv2d_forward`.
+
+    Returns
+    -------
+    y : (N, OH, OW, F)
+    cache : ConvCache
+    moments : (mean, var), (F,) each
+        The variance is the biased one.
+    """
+    y, cache = conv2d_forward(
+        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    return y, cache, channel_moments(y)
+
+
+def conv2d_add_backward(dy, cache, other):
+    """dx + other, dweight, dbias of `conv2d_forward`: the residual sum on the way back.
+
+    Parameters
+    ----------
+    dy : (N, OH, OW, F) float
+    cache : ConvCache
+    other : (N, H, W, C) float
+        The gradient that reaches x on another path.
+    """
+    dx, dweight, dbias = conv2d_backward(dy, cache)
+    return other + dx, dweight, dbias
 
 
 def conv2d_add_relu_forward(
@@ -57,11 +94,12 @@ def conv2d_add_relu_forward(
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     if residual is not None:
+        expect_array("conv2d_add_relu", "residual", residual, y.shape, like="the output")
         y = y + residual
     return relu_forward(y)[0] if relu else y
 
 
-def batchnorm_relu_forward(x, gamma, beta, *, eps):
+def batchnorm_relu_forward(x, gamma, beta, *, eps, moments=None):
     """relu(batchnorm(x)), statistics of the batch.
 
     Parameters
@@ -69,13 +107,15 @@ def batchnorm_relu_forward(x, gamma, beta, *, eps):
     x : (N, H, W, C) or (N, C) float
     gamma, beta : (C,) float
     eps : float
+    moments : (mean, var), (C,) each, optional
+        As for `batchnorm_forward`.
 
     Returns
     -------
     y : like x
     cache : FusedCache
     """
-    z, norm = batchnorm_forward(x, gamma, beta, eps=eps)
+    z, norm = batchnorm_forward(x, gamma, beta, eps=eps, moments=moments)
     y, mask = relu_forward(z)
     return y, FusedCache(norm, beta, mask)
 
@@ -85,7 +125,7 @@ def batchnorm_relu_backward(dy, cache):
     return batchnorm_backward(relu_backward(dy, cache.y), cache.norm)
 
 
-def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
+def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps, moments=None):
     """relu(batchnorm(x) + residual), statistics of the batch.
 
     Parameters
@@ -93,13 +133,15 @@ def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps):
     x, residual : (N, H, W, C) or (N, C) float
     gamma, beta : (C,) float
     eps : float
+    moments : (mean, var), (C,) each, optional
+        As for `batchnorm_forward`.
 
     Returns
     -------
     y : like x
     cache : FusedCache
     """
-    z, norm = batchnorm_forward(x, gamma, beta, eps=eps)
+    z, norm = batchnorm_forward(x, gamma, beta, eps=eps, moments=moments)
     y, mask = relu_forward(z + residual)
     return y, FusedCache(norm, beta, mask)
 
