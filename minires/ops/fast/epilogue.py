@@ -10,7 +10,7 @@ import numpy as np
 
 from minires.ops.fast.jit import PARTS, inlined, kernel
 from minires.ops.fast.panels import FEW
-from minires.ops.fast.simd import lanes, load, store
+from minires.ops.fast.simd import lanes, load, relu, store
 
 
 class After(NamedTuple):
@@ -47,14 +47,19 @@ def join(parts, counts, dtype):
 @inlined
 def finish(y, i, n, other, after):
     """y[i : i + n] = relu(y + other), either step only if it comes after."""
-    part, zero = y[i : i + n], y.dtype.type(0)
-    if after.adds:
-        o = other[i : i + n]
-        for j in range(min(part.size, o.size)):
-            part[j] += o[j]
-    if after.rectifies:
-        for j in range(part.size):
-            part[j] = part[j] if not part[j] <= zero else zero
+    v = lanes(y)
+    last = i + n - n % v
+    for j in range(i, last, v):
+        t = load(y, j)
+        if after.adds:
+            t = t + load(other, j)
+        if after.rectifies:
+            t = relu(t)
+        store(y, j, t)
+    zero = y.dtype.type(0)
+    for j in range(last, i + n):
+        t = y[j] + other[j] if after.adds else y[j]
+        y[j] = zero if after.rectifies and t <= zero else t
 
 
 def finish_in_place(y, other=None, relu=False):

@@ -34,11 +34,11 @@ def part_of(a, k):
 
 
 class Turn:
-    """The lock that kernels take, and whether this process is a forked child."""
+    """The lock that kernels take, the direction of the last one, whether this is a forked child."""
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.forked = False
+        self.forked = self.last_first = False
 
     def after_fork(self):
         """A thread that held the lock does not exist in the child, nor do Numba's."""
@@ -76,16 +76,17 @@ def kernel(part):
     """Make a kernel of `part(k, ...)`: called as `kernel(n, ...)` it runs the parts k < n.
 
     Threads share the parts out among themselves, so no two may write to the same place. Compiled
-    at the first call; calls take turns. `kernel.alone(n, ...)` is the same on the calling thread
-    only: waking the others takes longer than a few thousand numbers do. Which of the two ran shows
-    in no bit.
+    at the first call; calls take turns. Every other call goes through the parts from the last to
+    the first, as what the op before wrote last is still in the cache. Two more ways to call it:
+
+    `kernel.alone(n, ...)` stays on the calling thread: waking the others takes longer than a few
+    thousand numbers do. `kernel.aside(n, ...)`, of weights between two passes over images, does not
+    change the direction of the next. Which way was taken shows in no bit.
     """
-    if "prange" in part.__code__.co_names:
-        return kernel_of_prange(part)
     compiled_part = numba.njit(**PART_OPTIONS)(part)
 
-    def run(n, threads, *args):
-        run_parts(compiled_part, n, threads, args)
+    def run(n, threads, last_first, *args):
+        run_parts(compiled_part, n, threads, last_first, args)
 
     run.__module__, run.__qualname__ = part.__module__, part.__qualname__  # for profilers
     run = numba.njit(run, **OPTIONS)
@@ -95,38 +96,18 @@ def kernel(part):
     @functools.wraps(part)
     def call(n, *args):
         with turn.lock:
-            run(n, not turn.forked, *args)
+            turn.last_first = not turn.last_first
+            run(n, not turn.forked, turn.last_first, *args)
 
     @functools.wraps(part)
     def alone(n, *args):
         with turn.lock:
-            run(n, False, *args)
+            run(n, False, False, *args)
 
-    call.alone = alone
-    return call
-
-
-def kernel_of_prange(function):
-    """The same of a function that contains its parallel loop."""
-    parallel, serial = compiled(function, parallel=True), compiled(function, parallel=False)
-
-    @functools.wraps(function)
-    def call(*args):
+    @functools.wraps(part)
+    def aside(n, *args):
         with turn.lock:
-            return serial(*args) if turn.forked else parallel(*args)
+            run(n, not turn.forked, False, *args)
 
-    @functools.wraps(function)
-    def alone(*args):
-        with turn.lock:
-            return serial(*args)
-
-    call.alone = alone
+    call.alone, call.aside = alone, aside
     return call
-
-
-def compiled(function, parallel):
-    """The Numba dispatcher of `function`, with our cache."""
-    dispatcher = numba.njit(parallel=parallel, **OPTIONS)(function)
-    assert isinstance(dispatcher, Dispatcher)
-    dispatcher._cache = DiskCache(function, parallel)
-    return dispatcher

@@ -22,7 +22,7 @@ def pack(weight):
     KH, KW, C, F = weight.shape
     width = panel_width(weight.dtype)
     panels = empty((-(-F // width), KH * KW * C, width), weight.dtype)
-    run = fill.alone if weight.size < FEW else fill
+    run = fill.alone if weight.size < FEW else fill.aside
     run(len(panels) * KH * KW, weight if weight.flags.c_contiguous else any_strides(weight), panels)
     return panels.reshape(-1)
 

@@ -4,7 +4,9 @@ Numba's `prange` compiles the body of its loop three times over (the body, a wra
 around both), each time down to machine code, and all of it again for one thread. Here the body is
 a function of its own, `part(k, ...)`. It is compiled once and as far as LLVM's language; machine
 code is made once, for the kernel as a whole. Numba's thread pool calls the parts through the few
-instructions that `define_task` writes.
+instructions that `define_task` writes. Each thread has a range of parts, the same at each call, for
+their data may still be in its core's cache; when it is through it helps the others, so that a core
+which another program slows down does not hold up the rest.
 
 Measured: the kernels of a first ResNet-20 training step take 14 s to compile instead of 41 s
 (AMD EPYC, Zen 4, 2 cores, 2026-11).
@@ -52,7 +54,7 @@ PART_OPTIONS = {
 
 
 @intrinsic
-def run_parts(typing, part, n, threads, args):
+def run_parts(typing, part, n, threads, last_first, args):
     """part(k, *args) for each k < n: on all threads, or one after the other on this one.
 
     Parameters
@@ -60,23 +62,30 @@ def run_parts(typing, part, n, threads, args):
     part : jitted function that returns nothing
     n : int
     threads : bool
+    last_first : bool
+        Whether each thread begins at the end of its range.
     args : tuple
     """
     signature = part.get_call_type(typing, (types.intp, *args.types), {})
 
     def emit(context, b, _, values):
-        _, n, threads, args = values
+        _, n, threads, last_first, args = values
         compiled = part.dispatcher.get_compile_result(signature)
         context.active_code_library.add_linking_library(compiled.library)
-        shared = cgutils.alloca_once_value(b, cgutils.pack_struct(b, [args, INT(0)]))
+        size = cgutils.get_or_insert_function(b.module, ir.FunctionType(INT, []), "get_num_threads")
+        count = b.select(threads, b.zext(b.call(size, []), SIZE), SIZE(1))
+        counters = b.alloca(SIZE, size=count)
+        cgutils.memset(b, counters, b.mul(count, SIZE(8)), 0)
+        shared = cgutils.pack_struct(b, [args, INT(0), counters, count, n, last_first])
+        shared = cgutils.alloca_once_value(b, shared)
         task = define_task(context, b.module, compiled.fndesc, shared.type)
-        call_task(b, task, n, threads, shared)
+        call_task(b, task, threads, count, shared)
         failed = b.icmp_signed("!=", b.load(failure(b, shared)), INT(0))
         with cgutils.if_unlikely(b, failed):
             context.call_conv.return_user_exc(b, MemoryError, ("in a part of a kernel",))
         return context.get_dummy_value()
 
-    return types.void(part, types.intp, types.boolean, args), emit
+    return types.void(part, types.intp, types.boolean, types.boolean, args), emit
 
 
 # ---- LLVM IR; `b` is the builder, which appends instructions
@@ -86,42 +95,64 @@ BYTES, SIZES = ir.IntType(8).as_pointer(), SIZE.as_pointer()
 TASK = ir.FunctionType(VOID, [BYTES.as_pointer(), SIZES, SIZES, BYTES])  # what the pool calls
 
 
+ARGS, FAILED, COUNTERS, THREADS, PARTS, LAST_FIRST = range(6)  # the fields of `shared`
+
+
+def field(b, shared, index):
+    """The address of a field of what all threads share."""
+    return b.gep(shared, [INT(0), INT(index)])
+
+
 def failure(b, shared):
     """The address of the number that a failing part sets to 1."""
-    return b.gep(shared, [INT(0), INT(1)])
+    return field(b, shared, FAILED)
 
 
 def define_task(context, module, part, shared_type):
-    """task(first, count, _, shared): the parts k, k + 1, ..., `count` of them.
+    """task(first, _, _, shared): the parts of one thread's range, then what is left of the others'.
 
-    k is the distance of `first` from `shared`: the pool moves that pointer one byte for each part.
+    The thread is the distance of `first` from `shared`: the pool moves that pointer by one byte for
+    each task. A range's counter says how many of its parts somebody has begun.
     """
     task = ir.Function(module, TASK, name=f"{part.mangled_name}.task")
     task.linkage = "internal"
-    first, count, _, data = task.args
+    first, _, _, data = task.args
     b = ir.IRBuilder(task.append_basic_block("entry"))
     shared = b.bitcast(data, shared_type)
-    args = cgutils.unpack_tuple(b, b.load(b.gep(shared, [INT(0), INT(0)])))
-    start = b.sub(b.ptrtoint(b.load(first), SIZE), b.ptrtoint(data, SIZE))
-    function, kinds = context.declare_function(module, part), (part.restype, part.argtypes)
-    with cgutils.for_range(b, b.load(count)) as loop:
-        values = [b.add(start, loop.index), *args]
-        status, _ = context.call_conv.call_function(b, function, *kinds, values)
+    args, counters, threads, parts, last_first = (
+        b.load(field(b, shared, index)) for index in (ARGS, COUNTERS, THREADS, PARTS, LAST_FIRST)
+    )
+    call = context.declare_function(module, part), part.restype, part.argtypes
+    thread = b.sub(b.ptrtoint(b.load(first), SIZE), b.ptrtoint(data, SIZE))
+    with cgutils.for_range(b, threads) as others:
+        owner = b.urem(b.add(thread, others.index), threads)
+        start = b.udiv(b.mul(owner, parts), threads)
+        stop = b.udiv(b.mul(b.add(owner, SIZE(1)), parts), threads)
+        again, act, end = map(task.append_basic_block, ("again", "act", "end"))
+        b.branch(again)
+        b.position_at_end(again)
+        begun = b.atomic_rmw("add", b.gep(counters, [owner]), SIZE(1), "monotonic")
+        b.cbranch(b.icmp_signed("<", begun, b.sub(stop, start)), act, end)
+        b.position_at_end(act)
+        k = b.select(last_first, b.sub(b.sub(stop, SIZE(1)), begun), b.add(start, begun))
+        values = [k, *cgutils.unpack_tuple(b, args)]
+        status, _ = context.call_conv.call_function(b, *call, values)
         with cgutils.if_unlikely(b, status.is_error):
             b.store(INT(1), failure(b, shared))
+        b.branch(again)
+        b.position_at_end(end)
     b.ret_void()
     return task
 
 
-def call_task(b, task, n, threads, shared):
-    """All parts, by the pool or by this thread."""
+def call_task(b, task, threads, count, shared):
+    """One task for each of `count` threads of the pool, or one on this thread."""
     data = b.bitcast(shared, BYTES)
-    given = [cgutils.alloca_once_value(b, value) for value in (data, n, SIZE(1))] + [data]
+    given = [cgutils.alloca_once_value(b, value) for value in (data, count, SIZE(1))] + [data]
     pool = ir.FunctionType(VOID, [TASK.as_pointer(), *TASK.args, SIZE, SIZE, INT])
     pool = cgutils.get_or_insert_function(b.module, pool, "numba_parallel_for")
-    size = cgutils.get_or_insert_function(b.module, ir.FunctionType(INT, []), "get_num_threads")
     with b.if_else(threads) as (several, alone):
         with several:
-            b.call(pool, [task, *given, SIZE(0), SIZE(1), b.call(size, [])])
+            b.call(pool, [task, *given, SIZE(0), SIZE(1), b.trunc(count, INT)])
         with alone:
             b.call(task, given)

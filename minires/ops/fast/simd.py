@@ -170,6 +170,17 @@ def prefetch(typing, a, i):
 
 
 @intrinsic
+def relu(typing, x):
+    """x where it is above 0 or NaN, else 0."""
+
+    def emit(context, b, signature, values):
+        zero = ir.Constant(x.llvm(), None)
+        return b.select(b.fcmp_ordered("<=", values[0], zero), zero, values[0])
+
+    return x(x), emit
+
+
+@intrinsic
 def axpy(typing, s, x, y):
     """s * x + y for a number s and registers x, y."""
 

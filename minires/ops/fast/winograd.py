@@ -173,7 +173,7 @@ def weight_gradient(x, dy, window):
     work = scratch(x.dtype, work_size(s))
     correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
-    run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight
+    run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight.aside
     run(s.cs, dU.reshape(-1), parts, s, dw.reshape(-1), work)
     if (s.cs, s.fs) != (s.C, s.F):
         dw = np.ascontiguousarray(dw[:, :, : s.C, : s.F])
@@ -196,7 +196,7 @@ def transformed(weight, s):
         full[..., : s.F] = weight
         weight = full
     U = empty((36 * s.step,), weight.dtype)
-    run = transform_weight.alone if U.size < SMALL else transform_weight
+    run = transform_weight.alone if U.size < SMALL else transform_weight.aside
     run(s.cs, weight.reshape(-1), s, U)
     return U
 
@@ -205,7 +205,7 @@ def turned(weight):
     """(3, 3, C, F) -> (3, 3, F, C), upside down and right to left."""
     C, F = weight.shape[2:]
     out = empty((3, 3, F, C), weight.dtype)
-    run = turn.alone if weight.size < SMALL else turn
+    run = turn.alone if weight.size < SMALL else turn.aside
     run(9, np.ascontiguousarray(weight).reshape(9, C, F), out.reshape(9, F, C))
     return out
 
