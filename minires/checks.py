@@ -1,6 +1,7 @@
 """Errors that teach: every check says who expected what, and what came instead."""
 
 import numbers
+from itertools import repeat
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def expect_array(owner, name, array, *shapes, dtype=None, like="its parameters")
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{owner} expects {name} to be a NumPy array, got {type(array).__name__}")
-    if shapes and not any(fits(array.shape, shape) for shape in shapes):
+    if shapes and not any(map(fits, repeat(array.shape), shapes)):
         wanted = " or ".join(format_shape(shape) for shape in shapes)
         raise ValueError(
             f"{owner} expects {name} of shape {wanted}, got {format_shape(array.shape)}"
@@ -125,7 +126,9 @@ def format_shape(shape):
 
 def fits(shape, pattern):
     """Whether `shape` has the rank of `pattern` and its sizes wherever they are numbers."""
-    return len(shape) == len(pattern) and all(
-        isinstance(wanted, str) or size == wanted
-        for size, wanted in zip(shape, pattern, strict=True)
-    )
+    if len(shape) != len(pattern):
+        return False
+    for size, wanted in zip(shape, pattern, strict=True):  # a loop: `all` takes a microsecond more
+        if size != wanted and not isinstance(wanted, str):
+            return False
+    return True

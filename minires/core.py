@@ -158,13 +158,19 @@ class Layer(Copyable):
             If x is no array, or of the wrong shape or dtype. Parameters and state are as they
             were then; what an earlier forward kept is gone.
         """
-        self._cache = None
+        vars(self)["_cache"] = None  # twice as fast as `self._cache`, and done for every layer
         self._check(x)
-        with UndoneOnError(self) if training else nothing:
-            y, cache = output_and_cache(self, self._forward(x, training))
-            for observer in self.observers:
-                observer.after_forward(self, x, y, training)
-        self._cache = cache, y.shape, y.dtype
+        if not training:
+            return self._forward_and_keep(x, False)
+        with UndoneOnError(self):
+            return self._forward_and_keep(x, True)
+
+    def _forward_and_keep(self, x, training):
+        """`_forward`, then show the observers its output, then keep its cache."""
+        y, cache = output_and_cache(self, self._forward(x, training))
+        for observer in self.observers:
+            observer.after_forward(self, x, y, training)
+        vars(self)["_cache"] = cache, y.shape, y.dtype
         return y
 
     def backward(self, dy):
@@ -330,9 +336,6 @@ class UndoneOnError:
                     layer.restore(before)
         if error is not None or self.start == 0:
             del changed[self.start :]
-
-
-nothing = contextlib.nullcontext()
 
 
 def output_and_cache(layer, result):

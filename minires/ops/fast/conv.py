@@ -1,11 +1,13 @@
 """Convolution: which kernels run it. `direct.py` runs any shape, `winograd.py` 3x3 at stride 1,
 `scatter.py` the gradient of an input with few channels.
 
-`covered` says what is left to the reference (groups, dilation), `winograd.pays` and
+`covers` says what is left to the reference (groups, dilation), `winograd.pays` and
 `winograd.gradient_pays` what goes there. Winograd takes float32 only: its error is 1e-5 of the
 largest output where the direct sum has 1e-6; float64, which is there to check, stays direct.
 Read next: `direct.py`.
 """
+
+import functools
 
 import numpy as np
 
@@ -36,12 +38,13 @@ def conv2d_backward(dy, cache):
 
 def backward(dy, cache, other=None):
     """Gradients of a convolution; `other` is added to dx."""
-    x, weight, window, _ = cache
-    if not covered(cache) or dy.dtype != x.dtype:
+    x, weight, (_, stride, padding, dilation, _), groups = cache
+    window, way = plan(x, weight, stride, padding, dilation, groups)
+    if way is reference or dy.dtype != x.dtype:
         dx, dweight, dbias = reference.conv2d_backward(dy, cache)
         return dx if other is None else other + dx, dweight, dbias
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    quick = winograd.pays(cache)
+    quick = way is winograd
     from_weights = winograd if quick and winograd.gradient_pays(*weight.shape[2:]) else direct
     dweight, dbias = from_weights.weight_gradient(x, dy, window)
     if quick:
@@ -53,13 +56,25 @@ def backward(dy, cache, other=None):
     return dx, dweight, dbias
 
 
-def plan(x, weight, stride, padding, dilation, groups):
-    """The window of a convolution, and the module that runs it."""
-    window = resolve_window("conv2d", x.shape[1:3], weight.shape[:2], stride, padding, dilation)
-    cache = ConvCache(x, weight, window, groups)
-    if not covered(cache):
+def plan(x, weight, *options):
+    """The window of a convolution, and the module that runs it; remembered for the next call."""
+    kinds = x.shape, x.dtype, weight.shape, weight.dtype
+    try:
+        return remembered(*kinds, *options)
+    except TypeError:  # a list, which cannot be looked up
+        return choose(*kinds, *options)
+
+
+def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups):
+    """What `plan` remembers."""
+    window = resolve_window("conv2d", x_shape[1:3], w_shape[:2], stride, padding, dilation)
+    if not covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):
         return window, reference
-    return window, winograd if winograd.pays(cache) else direct
+    quick = winograd.pays(x_shape, x_dtype, w_shape, window)
+    return window, winograd if quick else direct
+
+
+remembered = functools.lru_cache(maxsize=4096)(choose)
 
 
 def filled(bias, weight):
@@ -67,24 +82,22 @@ def filled(bias, weight):
     return padded(np.zeros(weight.shape[3], weight.dtype) if bias is None else bias)
 
 
-def covered(cache):
+def covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):
     """Whether these kernels apply; everything else runs on `reference`. The one place to look."""
-    x, weight, window, groups = cache
     return (
         groups == 1
         and window.dilation == (1, 1)
-        and x.shape[3] == weight.shape[2]
-        and x.dtype == weight.dtype
-        and x.dtype in (np.float32, np.float64)
-        and x.size > 0
-        and weight.size > 0
+        and x_shape[3] == w_shape[2]
+        and x_dtype == w_dtype
+        and x_dtype in (np.float32, np.float64)
+        and 0 not in x_shape
+        and 0 not in w_shape
     )
 
 
 def covers_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    """`covered`, of the arguments of `conv2d_forward`."""
-    window = resolve_window("conv2d", x.shape[1:3], weight.shape[:2], stride, padding, dilation)
-    return covered(ConvCache(x, weight, window, groups))
+    """The same, of the arguments of `conv2d_forward`."""
+    return plan(x, weight, stride, padding, dilation, groups)[1] is not reference
 
 
 COVERS = {"conv2d_forward": covers_forward}

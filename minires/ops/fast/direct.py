@@ -15,6 +15,7 @@ tiles (`simd.py`) multiply it with the weights, which are packed in the order th
 Read next: `winograd.py`.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -81,16 +82,18 @@ class Steps(NamedTuple):
     pixel: int  # y: from pixel to pixel
     band: int  # output rows computed at a time
     bands: int  # bands in an image
+    buffer: int  # numbers in the buffer of a band; tiles may read, and ignore, some behind it
 
 
 def correlate(x, weight, bias, y, stride, place):
     """y at `place` = bias + x correlated with `weight`."""
     s = steps(x.shape, weight.shape, y.shape, stride, place, x.itemsize)
-    work = scratch(x.dtype, buffer_size(s) + ROWS * 2 * WIDEST)
+    work = scratch(x.dtype, s.buffer + ROWS * 2 * WIDEST)
     panels = kept("direct", weight, pack)
     convolve(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), len(x), s, work)
 
 
+@functools.lru_cache(maxsize=1024)
 def steps(x_shape, w_shape, y_shape, stride, place, itemsize):
     """The sizes of a correlation; a band is as high as the buffer and the parallel work allow."""
     N, H, W, C = x_shape
@@ -101,14 +104,10 @@ def steps(x_shape, w_shape, y_shape, stride, place, itemsize):
     fits = (BAND_BYTES // (width * C * itemsize) - KH) // SH + 1
     band = max(1, min(fits, -(-OH * N // (2 * CHUNKS)), OH))
     y_steps = start, YH * YW * F, down * YW * F, right * F
+    buffer = padded_size(((band - 1) * SH + KH) * width * C + ROWS * SW * C + WIDEST)
     return Steps(
-        H, W, C, F, KH, KW, SH, SW, top, left, OH, OW, width, *y_steps, band, -(-OH // band)
+        H, W, C, F, KH, KW, SH, SW, top, left, OH, OW, width, *y_steps, band, -(-OH // band), buffer
     )
-
-
-def buffer_size(s):
-    """Numbers in the buffer of a band; tiles may read, and ignore, some behind it."""
-    return padded_size(((s.band - 1) * s.SH + s.KH) * s.width * s.C + ROWS * s.SW * s.C + WIDEST)
 
 
 @inlined
@@ -190,7 +189,7 @@ def weight_gradient(x, dy, window):
     taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
     dw = empty((parts, KH, taps, filters), x.dtype)
     db = empty((parts, filters), x.dtype)
-    size = buffer_size(s)
+    size = s.buffer
     work = scratch(x.dtype, size + padded_size(s.band * s.OW * filters))
     correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dw, db, size, s, work)
     dweight = dw.sum(axis=0)[:, : KW * C, :F].reshape(KH, KW, C, F)

@@ -25,7 +25,7 @@ class Idle:
 
     def __init__(self):
         self.lock = threading.RLock()  # re-entrant: a garbage collection may end a Block inside
-        self.blocks = {}  # {nbytes: [raw array]}, the size that waited longest first
+        self.blocks = {}  # {nbytes: [(raw array, address)]}, the size that waited longest first
         self.live = self.idle = self.peak = 0
 
     def take(self, nbytes):
@@ -37,13 +37,15 @@ class Idle:
                 self.idle -= nbytes
                 return waiting.pop()
             self.shrink(self.peak - self.live)
-        return np.empty(nbytes + ALIGNMENT, np.uint8)
+        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = raw.ctypes.data
+        return raw, start + -start % ALIGNMENT
 
-    def give(self, nbytes, raw):
+    def give(self, nbytes, memory):
         with self.lock:
             self.live -= nbytes
             self.idle += nbytes
-            self.blocks.setdefault(nbytes, []).append(raw)
+            self.blocks.setdefault(nbytes, []).append(memory)
 
     def shrink(self, limit):
         """Return memory to the system until at most `limit` bytes wait."""
@@ -65,19 +67,20 @@ if hasattr(os, "register_at_fork"):
 class Block:
     """The owner of one array's memory."""
 
+    __slots__ = "__array_interface__", "memory", "nbytes"
+
     def __init__(self, shape, dtype, nbytes):
         self.nbytes = nbytes
-        self.raw = idle.take(nbytes)
-        start = self.raw.ctypes.data
+        self.memory = idle.take(nbytes)
         self.__array_interface__ = {
             "version": 3,
             "shape": shape,
             "typestr": dtype.str,
-            "data": (start + -start % ALIGNMENT, False),
+            "data": (self.memory[1], False),
         }
 
     def __del__(self, give=idle.give):
-        give(self.nbytes, self.raw)
+        give(self.nbytes, self.memory)
 
 
 def empty(shape, dtype):
@@ -88,7 +91,7 @@ def empty(shape, dtype):
     shape : tuple of int
     dtype : float32 or float64
     """
-    dtype = np.dtype(dtype)
+    dtype = dtype if isinstance(dtype, np.dtype) else np.dtype(dtype)
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < SMALL:
         return np.empty(shape, dtype)

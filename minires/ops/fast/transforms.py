@@ -185,9 +185,9 @@ def tile_dy(y, i, row, pixel, M, o, filters):
 
 @inlined
 def tile_out(M, i, bias, y, o, row, pixel, filters):
-    """The 4x4 pixels at y[o] = bias + A' M A."""
+    """The 4x4 pixels at y[o] = bias + A' M A, for filters (first, last)."""
     v = lanes(y)
-    for f in range(0, filters, v):
+    for f in range(filters[0], filters[1], v):
         p, q, r, s, t, u = at_columns(M, i + f * TILES * 36, v)
         k, b = o + f, load(bias, f)
         store4(y, k, pixel, b, at((p[0], q[0], r[0], s[0], t[0], u[0])))

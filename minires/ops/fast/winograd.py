@@ -59,25 +59,26 @@ from minires.ops.fast.transforms import (
     weight_out,
 )
 
+FEW_TILES = 2 * TILES  # up to which blocks are small
 BAND = 24 * 1024  # numbers in the band, about: with V and M it stays in the L2 cache
 MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
+FEWEST_TILES, MANY_WEIGHTS = 4, 2**14  # below, transforming the weights takes too long
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
 LINE = 16  # numbers in a line of the cache
 SMALL = 2**15  # numbers for which other threads are not woken
 
 
-def pays(cache):
+def pays(x_shape, x_dtype, w_shape, window):
     """Whether a convolution runs here: 3x3, stride 1, float32, enough channels and pixels."""
-    x, weight, window, _ = cache
-    C, F = weight.shape[2:]
-    tiles = len(x) * -(-window.out[0] // 4) * -(-window.out[1] // 4)
+    C, F = w_shape[2:]
+    tiles = x_shape[0] * -(-window.out[0] // 4) * -(-window.out[1] // 4)
     return (
         window.kernel == (3, 3)
         and window.stride == (1, 1)
-        and x.dtype == np.float32
+        and x_dtype == np.float32
         and min(C, F) >= FEWEST
         and min(window.out) >= 3
-        and tiles >= TILES
+        and tiles >= (FEWEST_TILES if C * F < MANY_WEIGHTS else TILES)
     )
 
 
@@ -105,16 +106,23 @@ class Sizes(NamedTuple):
     fs: int  # filters, rounded up likewise
     step: int  # numbers in one of the 36 matrices of U
     gradient_step: int  # and of dU
+    block: int  # tiles computed at a time
+    blocks: int  # in all images
+    share: int  # filters computed at a time
+    shares: int  # of a block
+    chunks: int  # into which the shares of all blocks are cut
+    work: int  # numbers of working memory: V, M or dM, a band of x, a band of dy or tile of y, sums
 
 
 @functools.lru_cache(maxsize=1024)
-def sizes(x_shape, y_shape, padding):
+def sizes(x_shape, y_shape, padding, whole=False):
     """The Sizes of a convolution.
 
-    A matrix of U or dU ends with one register more than it needs: were the 36 a power of two apart,
-    all would want the same few places of the cache.
+    A matrix of U or dU ends with one register more than it needs: if the 36 were a power of two
+    apart, all would want the same few places of the cache. Where there are few tiles, blocks are
+    small and threads share the filters of a block, unless they are wanted as a `whole`.
     """
-    _, H, W, C = x_shape
+    N, H, W, C = x_shape
     _, OH, OW, F = y_shape
     (top, _), (left, _) = padding
     down, across = -(-OH // 4), -(-OW // 4)
@@ -122,9 +130,39 @@ def sizes(x_shape, y_shape, padding):
     v = panel // 2
     cs, fs = -(-C // v) * v, -(-F // v) * v
     width = 4 * across + 2
-    deep = max(1, min(down, BAND // (4 * width * cs)))
-    steps = cs * -(-F // panel) * panel + v, cs * fs + v
-    return Sizes(H, W, C, OH, OW, F, top, left, down, across, width, deep, cs, fs, *steps)
+    tiles = N * down * across
+    block = ROWS if tiles <= FEW_TILES else TILES
+    blocks, panels = -(-tiles // block), -(-F // panel)
+    shares = 1 if whole else min(panels, max(1, CHUNKS // blocks))
+    share = -(-panels // shares) * panel
+    chunks = min(PARTS, blocks * shares)
+    run = -(-blocks // chunks) * block  # tiles in a chunk
+    rows = -(-run // across) + (run % across > 0)
+    deep = max(1, min(down, rows, BAND // (4 * width * cs)))
+    return Sizes(
+        H,
+        W,
+        C,
+        OH,
+        OW,
+        F,
+        top,
+        left,
+        down,
+        across,
+        width,
+        deep,
+        cs,
+        fs,
+        step=cs * panels * panel + v,
+        gradient_step=cs * fs + v,
+        block=block,
+        blocks=blocks,
+        share=share,
+        shares=-(-fs // share),
+        chunks=chunks,
+        work=TILES * 36 * (cs + fs) + (4 * deep + 2) * width * cs + 16 * across * fs + 3 * fs,
+    )
 
 
 def forward(x, weight, bias, window, other=None, relu=False, moments=None):
@@ -136,7 +174,7 @@ def forward(x, weight, bias, window, other=None, relu=False, moments=None):
         Gets mean and squares of the output, for the batch norm behind it.
     """
     y = empty((len(x), *window.out, weight.shape[3]), x.dtype)
-    s = sizes(x.shape, y.shape, window.padding)
+    s = sizes(x.shape, y.shape, window.padding, moments is not None)
     U = kept("winograd", weight, lambda weight: transformed(weight, s))
     correlate(x, U, bias, y, s, other, relu, moments)
     return y
@@ -157,9 +195,9 @@ def correlate(x, U, bias, y, s, other=None, relu=False, moments=None):
     after = After(other is not None, relu, moments is not None)
     other = bias if other is None else other.reshape(-1)
     parts, counts = NOTHING if moments is None else moments
-    work = scratch(x.dtype, work_size(s))
+    work = scratch(x.dtype, s.work)
     given = x.reshape(-1), U, bias, other
-    convolve(PARTS, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
+    convolve(s.chunks, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
 
 
 def weight_gradient(x, dy, window):
@@ -170,7 +208,7 @@ def weight_gradient(x, dy, window):
     parts = max(1, min(CHUNKS, blocks // several))
     dU = empty((parts, 36 * s.gradient_step), x.dtype)
     db = empty((parts, s.fs), x.dtype)
-    work = scratch(x.dtype, work_size(s))
+    work = scratch(x.dtype, s.work)
     correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
     run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight.aside
@@ -178,12 +216,6 @@ def weight_gradient(x, dy, window):
     if (s.cs, s.fs) != (s.C, s.F):
         dw = np.ascontiguousarray(dw[:, :, : s.C, : s.F])
     return dw, db.sum(axis=0)[: s.F]
-
-
-def work_size(s):
-    """V, M or dM, the band of x, a band of dy or one tile of y."""
-    band = (4 * s.deep + 2) * s.width * s.cs
-    return TILES * 36 * (s.cs + s.fs) + band + 16 * s.across * s.fs + 3 * s.fs
 
 
 # ---- weights
@@ -288,17 +320,17 @@ wide_channels, tall_channels = product_of_channels(ROWS, 2), product_of_channels
 
 
 @inlined
-def multiply(V, U, M, s):
-    """M[e] = V[e] @ U[e] for a block of tiles."""
+def multiply(V, U, M, tiles, filters, s):
+    """M[e] = V[e] @ U[e] for the tiles of a block and filters (first, last)."""
     v = lanes(V)
     for e in range(36):
-        for f in range(0, s.fs, 2 * v):
+        for f in range(filters[0], filters[1], 2 * v):
             j, o = e * s.step + f * s.cs, f * TILES * 36 + e * v
-            if f + v < s.fs:
-                for r in range(0, TILES, ROWS):
+            if f + v < filters[1]:
+                for r in range(0, tiles, ROWS):
                     wide_tiles(V, r * 36 * v + e * v, U, j, M, o + r * 36 * v, s.cs)
             else:
-                for r in range(0, TILES, 2 * ROWS):
+                for r in range(0, tiles, 2 * ROWS):
                     tall_tiles(V, r * 36 * v + e * v, U, j, M, o + r * 36 * v, s.cs)
 
 
@@ -371,28 +403,32 @@ def tiles_in(x, first, tiles, band, held, V, s):
 
 
 @inlined
-def tiles_out(M, first, tiles, given, y, edge, s, after, sums):
-    """The pixels of the tiles first, first + 1, ...; `given` is (bias, other).
+def tiles_out(M, first, tiles, filters, given, y, edge, s, after, sums):
+    """The pixels of the tiles first, first + 1, ... for filters (first, last); `given` is (bias,
+    other).
 
     If they are measured, sums (3, filters) gets a shift, and the sums of the pixels' distances
     from it and of their squares.
     """
     v = lanes(y)
     bias, other = given
+    f, count = filters[0], min(filters[1], s.F) - filters[0]
     n, i, j = place_of(first, s)
     for t in range(tiles):
         rows, cols = min(4, s.OH - 4 * i), min(4, s.OW - 4 * j)
         o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
         if rows == 4 and cols == 4 and s.fs == s.F:
-            tile_out(M, t * 36 * v, bias, y, o, s.OW * s.F, s.F, s.fs)
+            tile_out(M, t * 36 * v, bias, y, o, s.OW * s.F, s.F, filters)
         else:
-            tile_out(M, t * 36 * v, bias, edge, 0, 4 * s.fs, s.fs, s.fs)
+            tile_out(M, t * 36 * v, bias, edge, 0, 4 * s.fs, s.fs, filters)
             for r in range(rows):
                 for c in range(cols):
-                    copy(edge, (4 * r + c) * s.fs, y, o + (r * s.OW + c) * s.F, s.F)
+                    i0, o0 = (4 * r + c) * s.fs + f, o + (r * s.OW + c) * s.F + f
+                    copy(edge, i0, y, o0, count)
         if after.adds or after.rectifies:
             for r in range(rows):
-                finish(y, o + r * s.OW * s.F, cols * s.F, other, after)
+                for c in range(cols):
+                    finish(y, o + (r * s.OW + c) * s.F + f, count, other, after)
         if after.measures:
             if t == 0:
                 sample(y, o, rows, cols, sums, s)
@@ -434,17 +470,21 @@ def tiles_dy(dy, first, tiles, band, M, s):
 def convolve(chunk, x, U, bias, other, y, parts, counts, N, s, after, work):
     """y = bias + x correlated with the transformed weights, finished, and measured into parts."""
     tiles = N * s.down * s.across
-    blocks = -(-tiles // TILES)
     V, M, band, rest = parts_of(work[get_thread_id()], s)
     sums, edge = rest[: 3 * s.fs], rest[3 * s.fs :]
-    held, seen = -1, 0
-    for block in range(chunk * blocks // PARTS, (chunk + 1) * blocks // PARTS):
-        first = block * TILES
-        here = min(TILES, tiles - first)
-        ask_for(y, first, here, s)
-        held = tiles_in(x, first, here, band, held, V, s)
-        multiply(V, U, M, s)
-        tiles_out(M, first, here, (bias, other), y, edge, s, after, sums)
+    held, block, seen = -1, -1, 0
+    items = s.blocks * s.shares
+    for item in range(chunk * items // s.chunks, (chunk + 1) * items // s.chunks):
+        first = item // s.shares * s.block
+        here = min(s.block, tiles - first)
+        f = item % s.shares * s.share
+        filters = f, min(f + s.share, s.fs)
+        if block != item // s.shares:
+            block = item // s.shares
+            ask_for(y, first, here, s)
+            held = tiles_in(x, first, here, band, held, V, s)
+        multiply(V, U, M, here, filters, s)
+        tiles_out(M, first, here, filters, (bias, other), y, edge, s, after, sums)
         if after.measures:
             seen = join_block(sums, pixels_of(first, here, s), parts[chunk], seen)
     if after.measures:
