@@ -6,19 +6,24 @@ it needs once and does all it can with it:
     forward    pass 1: mean and variance          pass 2: y = relu((x - mean) * scale + beta + res)
     backward   pass 1: sum dy, sum dy (x - mean)  pass 2: dx
 
-with the ReLU's mask computed again from x, or read from y after a residual sum.
+with the ReLU's mask computed again from x, or read from y after a residual sum. Pass 1 of the
+forward is left out where the convolution has measured its output (`epilogue.py`).
 
-Two-pass variance from one pass over memory: a block of 16 lines stays in the cache, so its mean
-and then the squares around that mean cost one read; blocks are joined by the formula of Chan.
-Sums run over at most 16 numbers in the dtype of x, everything above in float64.
+Registers hold channels. A line is the smallest number of whole pixels that fills whole registers,
+one pixel if C is a multiple of the register's width; coefficients are repeated to a line. A run of
+lines is gone through register by register of the line, so that coefficients and sums stay in
+registers. Sums run over 16 numbers in the dtype of x, four sums side by side; everything above is
+added in float64.
 
-A line is a whole number of pixels, about 1,000 numbers, against which the coefficients of the
-channels are repeated: one long loop that vectorises, whatever C is.
+Two-pass variance from one pass over memory: a run stays in the L1 cache, so its mean and then the
+squares around that mean cost one read; runs are joined by the formula of Chan.
 
 References
 ----------
 Chan, Golub and LeVeque (1983), The American Statistician 37, 242-247: joining means and variances.
 """
+
+import math
 
 import numpy as np
 
@@ -26,10 +31,11 @@ from minires.ops import reference
 from minires.ops.fast.epilogue import join
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
+from minires.ops.fast.panels import panel_width
+from minires.ops.fast.simd import lanes, load, relu, same, store, where_positive
 from minires.ops.reference.batchnorm import BatchNormCache
 
-LINE = 1024  # numbers, about
-BLOCK = 16  # lines
+RUN = 64  # lines, in four sums of 16 numbers
 
 
 def covered(x, gamma):
@@ -65,10 +71,10 @@ def batchnorm_inference_backward(dy, cache):
     if not covered(x, gamma):
         return reference.batchnorm_inference_backward(dy, cache)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    dbeta, dxmu = add_parts(dy_sums, x, dy, dy, mean, gamma, gamma, dy)
+    dbeta, dxmu = add_parts(dy_sums, (x, dy, dy, dy), (mean, gamma, gamma))
     zero = np.zeros_like(gamma)  # no path leads through the statistics
     dx = empty(x.shape, x.dtype)
-    dx_plain(PARTS, flat(x), flat(dy), mean, gamma * rstd, zero, zero, zero, flat(dx))
+    over_lines(dx_plain, PARTS, (x, dy, dx), (mean, gamma * rstd, zero, zero, zero))
     return dx, (dxmu * rstd).astype(x.dtype), dbeta.astype(x.dtype)
 
 
@@ -85,9 +91,9 @@ def training_forward(x, gamma, beta, eps, apply, residual=None, moments=None):
 def channel_moments(x):
     """Mean and biased variance over every axis but the last."""
     C = x.shape[-1]
-    parts, counts = np.empty((CHUNKS, 2, C)), np.empty(CHUNKS, np.int64)
-    measure(CHUNKS, flat(x), parts, counts)
-    return join(parts, counts, x.dtype)
+    parts, counts = np.zeros((CHUNKS, 2, line_length(C, x.dtype))), np.zeros(CHUNKS, np.int64)
+    measure(CHUNKS, x.reshape(-1), C, parts, counts)
+    return join(parts[:, :, :C], counts, x.dtype)
 
 
 def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
@@ -96,7 +102,7 @@ def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     rstd = 1 / np.sqrt(var + eps)
     y = empty(x.shape, x.dtype)
     other = x if residual is None else np.ascontiguousarray(residual)
-    apply(PARTS, flat(x), flat(other), mean, gamma * rstd, np.ascontiguousarray(beta), flat(y))
+    over_lines(apply, PARTS, (x, other, y), (mean, gamma * rstd, beta))
     return y, BatchNormCache(x, gamma, mean, var, rstd)
 
 
@@ -109,154 +115,182 @@ def training_backward(dy, cache, beta, sums, apply, y=None):
     M = x.size // x.shape[-1]
     scale = gamma * rstd
     dsum = dy if y is None else empty(dy.shape, dy.dtype)
-    dbeta, dxmu = add_parts(sums, x, dy, dy if y is None else y, mean, scale, beta, dsum)
+    dbeta, dxmu = add_parts(sums, (x, dy, dy if y is None else y, dsum), (mean, scale, beta))
     dgamma = dxmu * rstd
-    constant, slope = (dbeta / M).astype(x.dtype), (dgamma * rstd / M).astype(x.dtype)
+    constant, slope = dbeta / M, dgamma * rstd / M
     dx = empty(x.shape, x.dtype)
-    beta = np.ascontiguousarray(beta)
-    apply(PARTS, flat(x), flat(dsum), mean, scale, beta, constant, slope, flat(dx))
+    over_lines(apply, PARTS, (x, dsum, dx), (mean, scale, beta, constant, slope))
     sum_gradient = () if y is None else (dsum,)
     return dx, *sum_gradient, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 
-def add_parts(sums, x, dy, y, mean, scale, beta, out):
+def add_parts(sums, arrays, coefficients):
     """The two sums of a kernel, (C,) float64 each, its parts added in their order."""
-    parts = np.empty((CHUNKS, 2, x.shape[-1]))
-    beta = np.ascontiguousarray(beta)
-    sums(CHUNKS, flat(x), flat(dy), flat(y), mean, scale, beta, flat(out), parts)
-    return parts.sum(axis=0)
+    C, dtype = len(coefficients[0]), arrays[0].dtype
+    parts = np.zeros((CHUNKS, 2, line_length(C, dtype)))
+    over_lines(sums, CHUNKS, arrays, coefficients, parts)
+    return parts.reshape(CHUNKS, 2, -1, C).sum(axis=(0, 2))
 
 
-def flat(a):
-    return a.reshape(-1)
+def over_lines(run, n, arrays, coefficients, *more):
+    """run(n, *arrays, line, *more) on the whole lines of arrays (..., C), the last one the output.
+
+    What is left behind the last line is filled up with zeros and becomes one, too.
+    """
+    arrays = [a.reshape(-1) for a in arrays]
+    line, size = repeated(coefficients), arrays[0].size
+    length = line.size // len(coefficients)
+    left = size % length
+    if left == 0:
+        run(n, *arrays, line, *more)
+        return
+    if left < size:
+        run(n, *(a[: size - left] for a in arrays), line, *more)
+    rest = np.zeros((len(arrays), length), arrays[0].dtype)
+    for a, filled in zip(arrays, rest, strict=True):
+        filled[:left] = a[size - left :]
+    run.alone(n, *rest, line, *more)
+    arrays[-1][size - left :] = rest[-1, :left]
+
+
+def line_length(C, dtype):
+    """Numbers in the fewest whole pixels that fill whole registers."""
+    return math.lcm(C, panel_width(dtype) // 2)
+
+
+def repeated(coefficients):
+    """Coefficients (C,), each repeated to a line, one after the other; dtype of the first."""
+    C, dtype = len(coefficients[0]), coefficients[0].dtype
+    lines = np.empty((len(coefficients), line_length(C, dtype) // C, C), dtype)
+    for row, coefficient in zip(lines, coefficients, strict=True):
+        row[...] = coefficient
+    return lines.reshape(-1)
 
 
 @inlined
-def line_length(C):
-    """A whole number of pixels, about LINE numbers."""
-    return C * max(1, LINE // C)
-
-
-@inlined
-def repeated(c, length):
-    """(C,) -> (length,): the coefficient of each number of a line."""
-    line = np.empty(length, c.dtype)
-    for i in range(0, length, c.size):
-        for j in range(c.size):
-            line[i + j] = c[j]
-    return line
-
-
-@inlined
-def fold(line, total):
-    """total (C,) float64 = the sum of a line (length,) over its pixels."""
-    for j in range(total.size):
-        total[j] = 0
-    for i in range(0, line.size, total.size):
-        for j in range(total.size):
-            total[j] += line[i + j]
+def lines_of(x, length, k, parts):
+    """The lines of part k, first and last; what is left behind the last of all is no line."""
+    lines = x.size // length
+    return k * lines // parts, (k + 1) * lines // parts
 
 
 # ---- forward
 
 
 @inlined
-def add_line(x, s):
-    for j in range(min(x.size, s.size)):
-        s[j] += x[j]
+def run_sum(x, i, n, length):
+    """x[i] + x[i + length] + ..., n registers, as four sums side by side."""
+    s = t = u = w = same(x, 0)
+    for p in range(0, n - 3, 4):
+        j = i + p * length
+        s, t = s + load(x, j), t + load(x, j + length)
+        u, w = u + load(x, j + 2 * length), w + load(x, j + 3 * length)
+    for p in range(n - n % 4, n):
+        s = s + load(x, i + p * length)
+    return (s + t) + (u + w)
 
 
 @inlined
-def add_moments(x, shift, s, q):
-    for j in range(min(x.size, s.size)):
-        d = x[j] - shift[j]
-        s[j] += d
-        q[j] += d * d
-
-
-@inlined
-def block_moments(x, shift, s, q, t, total, squares):
-    """The sum of a block and of its squares, around the mean that is left in `shift`."""
-    length, C = s.size, total.size
-    s[:] = 0
-    for i in range(0, x.size, length):
-        add_line(x[i : i + length], s)
-    fold(s, total)
-    for i in range(0, length, C):
-        for c in range(C):
-            shift[i + c] = total[c] / (x.size // C)
-    s[:] = 0
-    q[:] = 0
-    for i in range(0, x.size, length):
-        add_moments(x[i : i + length], shift, s, q)
-    fold(s, total)
-    fold(q, squares)
-
-
-@inlined
-def chunk_moments(x, mean, m2, length):
-    """Mean and squared distance from it of a chunk of whole pixels, block by block."""
-    C = mean.size
-    shift, s, q = np.empty(length, x.dtype), np.empty(length, x.dtype), np.empty(length, x.dtype)
-    total, squares = np.empty(C), np.empty(C)
-    count = 0
-    for i in range(0, x.size, BLOCK * length):
-        block = x[i : i + BLOCK * length]
-        n = block.size // C
-        block_moments(block, shift, s, q, total, total, squares)
-        for c in range(C):
-            off = shift[c] + total[c] / n - mean[c]
-            m2[c] += squares[c] - total[c] * total[c] / n + off * off * count * n / (count + n)
-            mean[c] += off * n / (count + n)
-        count += n
-    return count
+def run_squares(x, i, n, length, shift):
+    """The sums of d and of d * d for d = x - shift."""
+    s = t = q = r = same(x, 0)
+    for p in range(0, n - 1, 2):
+        j = i + p * length
+        d, e = load(x, j) - shift, load(x, j + length) - shift
+        s, t, q, r = s + d, t + e, q + d * d, r + e * e
+    for p in range(n - n % 2, n):
+        d = load(x, i + p * length) - shift
+        s, q = s + d, q + d * d
+    return s + t, q + r
 
 
 @kernel
-def measure(k, x, parts, counts):
-    """Mean and biased variance of each channel of x (M * C,); parts (CHUNKS, 2, C) is for work."""
-    C = parts.shape[2]
-    length = line_length(C)
-    lines = -(-x.size // length)
-    for c in range(C):
-        parts[k, 0, c] = 0
-        parts[k, 1, c] = 0
-    start, stop = k * lines // len(parts) * length, (k + 1) * lines // len(parts) * length
-    counts[k] = chunk_moments(x[start:stop], parts[k, 0], parts[k, 1], length)
+def measure(k, x, C, parts, counts):
+    """Mean and squares of part k, (2, length), of which only the first C columns are the result."""
+    length, part = parts.shape[2], parts[k]
+    start, stop = lines_of(x, length, k, len(parts))
+    v = lanes(x)
+    found = np.empty((3, v), x.dtype)
+    kept = found.reshape(-1)
+    for first in range(start, stop, RUN):
+        n, seen = min(RUN, stop - first), first - start
+        for f in range(0, length, v):
+            i = first * length + f
+            store(kept, 0, run_sum(x, i, n, length))
+            for c in range(v):
+                found[0, c] /= n
+            total, squares = run_squares(x, i, n, length, load(kept, 0))
+            store(kept, v, total)
+            store(kept, 2 * v, squares)
+            join_run(found, n, part[:, f : f + v], seen)
+    counts[k] = join_pixels(part, C, stop - start)
+    if k == len(parts) - 1:
+        counts[k] = join_rest(x, x.size // length * length, part, C, counts[k])
 
 
 @inlined
-def keep(z, other, zero):
+def join_run(found, n, part, seen):
+    """Join n numbers of each lane, as `run_squares` sums them up, with the `seen` ones of part."""
+    for c in range(found.shape[1]):
+        total, squares = np.float64(found[1, c]), np.float64(found[2, c])
+        off = found[0, c] + total / n - part[0, c]
+        part[1, c] += squares - total * total / n + off * off * seen * n / (seen + n)
+        part[0, c] += off * n / (seen + n)
+
+
+@inlined
+def join_pixels(part, C, lines):
+    """Join the pixels of a line in the first C columns; returns how many numbers each holds."""
+    seen = lines
+    for i in range(C, part.shape[1], C):
+        for c in range(C if lines else 0):
+            off = part[0, i + c] - part[0, c]
+            part[1, c] += part[1, i + c] + off * off * seen * lines / (seen + lines)
+            part[0, c] += off * lines / (seen + lines)
+        seen += lines
+    return seen
+
+
+@inlined
+def join_rest(x, start, part, C, seen):
+    """Join the pixels behind the last line, one by one."""
+    for i in range(start, x.size, C):
+        for c in range(C):
+            off = x[i + c] - part[0, c]
+            part[1, c] += off * off * seen / (seen + 1)
+            part[0, c] += off / (seen + 1)
+        seen += 1
+    return seen
+
+
+@inlined
+def keep(z, other, i):
     return z
 
 
 @inlined
-def rectify(z, other, zero):
-    return z if not z <= zero else zero  # NaN stays NaN
+def rectify(z, other, i):
+    return relu(z)
 
 
 @inlined
-def add_rectify(z, other, zero):
-    z = z + other
-    return z if not z <= zero else zero
+def add_rectify(z, other, i):
+    return relu(z + load(other, i))
 
 
 def normaliser(finish):
-    @inlined
-    def line(x, other, mean, scale, beta, y):
-        zero = x.dtype.type(0)
-        for j in range(min(x.size, y.size)):
-            y[j] = finish((x[j] - mean[j]) * scale[j] + beta[j], other[j], zero)
-
     @kernel
-    def normalise(k, x, other, mean, scale, beta, y):
+    def normalise(k, x, other, y, line):
         """y = finish((x - mean) * scale + beta, other)."""
-        length = line_length(mean.size)
-        m, s, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
-        lines = -(-x.size // length)
-        for i in range(k * lines // PARTS, (k + 1) * lines // PARTS):
-            part = slice(i * length, min((i + 1) * length, x.size))
-            line(x[part], other[part], m, s, b, y[part])
+        length, v = line.size // 3, lanes(x)
+        start, stop = lines_of(x, length, k, PARTS)
+        for first in range(start, stop, RUN):
+            for f in range(0, length, v):
+                mean, scale = load(line, f), load(line, f + length)
+                beta = load(line, f + 2 * length)
+                for p in range(first, min(first + RUN, stop)):
+                    i = p * length + f
+                    store(y, i, finish((load(x, i) - mean) * scale + beta, other, i))
 
     return normalise
 
@@ -265,97 +299,87 @@ normalise, normalise_relu = normaliser(keep), normaliser(rectify)
 normalise_add_relu = normaliser(add_rectify)
 
 
-# ---- backward
+# ---- backward: d is dy behind the ReLU
 
 
 @inlined
-def through(d, z, zero):
+def through(dy, z, y, out, i):
+    return dy
+
+
+@inlined
+def where_z_positive(dy, z, y, out, i):
+    return where_positive(z, dy)
+
+
+@inlined
+def where_y_positive(dy, z, y, out, i):
+    d = where_positive(load(y, i), dy)
+    store(out, i, d)
     return d
 
 
-@inlined
-def where_positive(d, z, zero):
-    return d if z > zero else zero
+def summer(select):
+    @inlined
+    def add(s, q, arrays, i, coefficients):
+        x, dy, y, out = arrays
+        mean, scale, beta = coefficients
+        xmu = load(x, i) - mean
+        d = select(load(dy, i), xmu * scale + beta, y, out, i)
+        return s + d, q + d * xmu
 
-
-@inlined
-def plain_line(x, dy, y, mean, scale, beta, s, q, out):
-    for j in range(min(x.size, s.size)):
-        s[j] += dy[j]
-        q[j] += dy[j] * (x[j] - mean[j])
-
-
-@inlined
-def masked_line(x, dy, y, mean, scale, beta, s, q, out):
-    zero = x.dtype.type(0)
-    for j in range(min(x.size, s.size)):
-        xmu = x[j] - mean[j]
-        d = where_positive(dy[j], xmu * scale[j] + beta[j], zero)
-        s[j] += d
-        q[j] += d * xmu
-
-
-@inlined
-def residual_line(x, dy, y, mean, scale, beta, s, q, out):
-    zero = x.dtype.type(0)
-    for j in range(min(x.size, s.size)):
-        d, z = dy[j], y[j]  # both loaded before the choice, or it does not vectorise
-        d = where_positive(d, z, zero)
-        out[j] = d
-        s[j] += d
-        q[j] += d * (x[j] - mean[j])
-
-
-def summer(line):
     @kernel
-    def sums(k, x, dy, y, mean, scale, beta, out, parts):
-        """parts[k] = sum of d, sum of d * (x - mean), where d = dy behind the ReLU."""
-        length = line_length(mean.size)
-        m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
-        lines = -(-x.size // length)
-        s, q = np.empty(length, x.dtype), np.empty(length, x.dtype)
-        total = np.empty((2, mean.size))
-        parts[k] = 0
-        last = (k + 1) * lines // len(parts)
-        for block in range(k * lines // len(parts), last, BLOCK):
-            s[:] = 0
-            q[:] = 0
-            for i in range(block, min(block + BLOCK, last)):
-                here = slice(i * length, min((i + 1) * length, x.size))
-                line(x[here], dy[here], y[here], m, a, b, s, q, out[here])
-            fold(s, total[0])
-            fold(q, total[1])
-            for c in range(mean.size):
-                parts[k, 0, c] += total[0, c]
-                parts[k, 1, c] += total[1, c]
+    def sums(k, x, dy, y, out, line, parts):
+        """parts[k] += sum of d, sum of d * (x - mean)."""
+        length, v, arrays = line.size // 3, lanes(x), (x, dy, y, out)
+        start, stop = lines_of(x, length, k, len(parts))
+        found = np.empty(2 * v, x.dtype)
+        for first in range(start, stop, RUN):
+            n = min(RUN, stop - first)
+            for f in range(0, length, v):
+                i = first * length + f
+                coefficients = load(line, f), load(line, f + length), load(line, f + 2 * length)
+                s1 = q1 = s2 = q2 = s3 = q3 = s4 = q4 = same(x, 0)
+                for _ in range(n // 4):
+                    s1, q1 = add(s1, q1, arrays, i, coefficients)
+                    s2, q2 = add(s2, q2, arrays, i + length, coefficients)
+                    s3, q3 = add(s3, q3, arrays, i + 2 * length, coefficients)
+                    s4, q4 = add(s4, q4, arrays, i + 3 * length, coefficients)
+                    i += 4 * length
+                for _ in range(n % 4):
+                    s1, q1 = add(s1, q1, arrays, i, coefficients)
+                    i += length
+                store(found, 0, (s1 + s2) + (s3 + s4))
+                store(found, v, (q1 + q2) + (q3 + q4))
+                for c in range(v):
+                    parts[k, 0, f + c] += found[c]
+                    parts[k, 1, f + c] += found[v + c]
 
     return sums
 
 
-dy_sums, masked_sums, residual_sums = summer(plain_line), summer(masked_line), summer(residual_line)
+dy_sums, masked_sums = summer(through), summer(where_z_positive)
+residual_sums = summer(where_y_positive)
 
 
 def spreader(select):
-    @inlined
-    def line(x, dy, mean, scale, beta, constant, slope, dx):
-        zero = x.dtype.type(0)
-        for j in range(min(x.size, dx.size)):
-            xmu, d = x[j] - mean[j], dy[j]
-            d = select(d, xmu * scale[j] + beta[j], zero)
-            dx[j] = scale[j] * (d - constant[j] - xmu * slope[j])
-
     @kernel
-    def spread(p, x, dy, mean, scale, beta, constant, slope, dx):
-        """dx = scale * (d - constant - (x - mean) * slope), where d = dy behind the ReLU."""
-        length = line_length(mean.size)
-        m, a, b = repeated(mean, length), repeated(scale, length), repeated(beta, length)
-        k, t = repeated(constant, length), repeated(slope, length)
-        lines = -(-x.size // length)
-        for i in range(p * lines // PARTS, (p + 1) * lines // PARTS):
-            part = slice(i * length, min((i + 1) * length, x.size))
-            line(x[part], dy[part], m, a, b, k, t, dx[part])
+    def spread(k, x, dy, dx, line):
+        """dx = scale * (d - constant - (x - mean) * slope)."""
+        length, v = line.size // 5, lanes(x)
+        start, stop = lines_of(x, length, k, PARTS)
+        for first in range(start, stop, RUN):
+            for f in range(0, length, v):
+                mean, scale = load(line, f), load(line, f + length)
+                beta, constant = load(line, f + 2 * length), load(line, f + 3 * length)
+                slope = load(line, f + 4 * length)
+                for p in range(first, min(first + RUN, stop)):
+                    i = p * length + f
+                    xmu = load(x, i) - mean
+                    d = select(load(dy, i), xmu * scale + beta, dy, dx, i)
+                    store(dx, i, scale * (d - constant - xmu * slope))
 
     return spread
 
 
-dx_plain, dx_masked = spreader(through), spreader(where_positive)
+dx_plain, dx_masked = spreader(through), spreader(where_z_positive)

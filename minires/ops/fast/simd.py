@@ -170,6 +170,17 @@ def prefetch(typing, a, i):
 
 
 @intrinsic
+def same(typing, a, number):
+    """A register with `number` in every lane, for numbers like those of array `a`."""
+    vec = Vec(a.dtype)
+
+    def emit(context, b, signature, values):
+        return spread(b, context.cast(b, values[1], number, a.dtype), vec)
+
+    return vec(a, number), emit
+
+
+@intrinsic
 def relu(typing, x):
     """x where it is above 0 or NaN, else 0."""
 
@@ -178,6 +189,17 @@ def relu(typing, x):
         return b.select(b.fcmp_ordered("<=", values[0], zero), zero, values[0])
 
     return x(x), emit
+
+
+@intrinsic
+def where_positive(typing, x, y):
+    """y where x is above 0, else 0."""
+
+    def emit(context, b, signature, values):
+        zero = ir.Constant(x.llvm(), None)
+        return b.select(b.fcmp_ordered(">", values[0], zero), values[1], zero)
+
+    return x(x, x), emit
 
 
 @intrinsic

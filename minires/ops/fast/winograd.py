@@ -255,7 +255,10 @@ def turn(tap, weight, out):
 
 @kernel
 def transform_weight(c, weight, s, U):
-    """U[e] (channels, filters) = (G w G')[e], in panels: [e][panel][channel][lane]."""
+    """U[e] (channels, filters) = (G w G')[e], in panels: [e][panel][channel][lane].
+
+    Lanes behind the last filter are never read.
+    """
     v = lanes(weight)
     width = 2 * v
     blocks = -(-s.fs // width)
@@ -263,7 +266,7 @@ def transform_weight(c, weight, s, U):
         o = (f // width * s.cs + c) * width + f % width
         if c < s.C and f < s.fs:
             weight_in(weight, c * s.fs + f, s.C * s.fs, U, o, s.step)
-        else:
+        elif c >= s.C:
             for e in range(36):
                 clear(U, o + e * s.step, v)
 
