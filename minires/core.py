@@ -6,6 +6,7 @@ around them checks, keeps the cache between the two, and tells the observers.
 
 import contextlib
 import copy
+import functools
 import threading
 
 import numpy as np
@@ -131,6 +132,10 @@ class Layer(Copyable):
     def _backward(self, dy, cache):
         raise NotImplementedError(f"{type(self).__name__} defines no _backward(dy, cache)")
 
+    def _backward_parameters(self, dy, cache):
+        """`_backward` without dx, written beside it where that saves time."""
+        self._backward(dy, cache)
+
     def _check(self, x):
         expect_array(type(self).__name__, "x", x)
 
@@ -173,18 +178,20 @@ class Layer(Copyable):
         vars(self)["_cache"] = cache, y.shape, y.dtype
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, *, input_gradient=True):
         """Compute dx from dy and add to the gradient of every Parameter: one backward per forward.
 
         Parameters
         ----------
         dy : array
             Gradient of the loss with respect to y, of its shape and dtype. Not written to.
+        input_gradient : bool
+            Whether dx is wanted. A training step does not look at the gradient of the images.
 
         Returns
         -------
-        dx : array
-            Gradient of the loss with respect to x.
+        dx : array or None
+            Gradient of the loss with respect to x, if it is wanted.
 
         Raises
         ------
@@ -193,7 +200,12 @@ class Layer(Copyable):
         ValueError
             If dy has another shape or dtype than y. The cache is kept then.
         """
-        return self._seen(dy, self._backward(dy, self._take_cache(dy)))
+        cache = self._take_cache(dy)
+        if input_gradient or self.observers or not written_together(type(self)):
+            dx = self._seen(dy, self._backward(dy, cache))
+            return dx if input_gradient else None
+        self._backward_parameters(dy, cache)
+        return None
 
     def _take_cache(self, dy):
         """What the forward kept for the backward pass that `dy` begins."""
@@ -304,6 +316,16 @@ class Layer(Copyable):
             return f"{type(self).__name__}()"
         inside = inside.replace("\n", "\n    ")
         return f"{type(self).__name__}(\n    {inside},\n)"
+
+
+@functools.cache
+def written_together(kind):
+    """Whether `_backward_parameters` belongs to the `_backward` of a class, not to one above."""
+    owners = [
+        next(owner for owner in kind.__mro__ if name in vars(owner))
+        for name in ("_backward_parameters", "_backward")
+    ]
+    return issubclass(*owners)
 
 
 class UndoneOnError:

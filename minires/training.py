@@ -59,7 +59,7 @@ def train_step(model, loss, optimizer, x, labels, *, clip_norm=None):
             logits = model.forward(x, training=True)
             value = loss.forward(logits, labels)
             optimizer.zero_grad()
-            model.backward(loss.backward())
+            model.backward(loss.backward(), input_gradient=False)
             if clip_norm is None:
                 norm = gradient_norm(optimizer.parameters)
             else:

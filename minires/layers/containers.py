@@ -47,12 +47,22 @@ class Sequential(Layer):
 
     def _backward(self, dy, cache):
         for name, layer in reversed(self.children()):
-            try:
-                dy = layer.backward(dy)
-            except Exception as error:
-                add_path(error, name)
-                raise
+            dy = self._through(name, layer, dy)
         return dy
+
+    def _backward_parameters(self, dy, cache):
+        layers = self.children()
+        for name, layer in reversed(layers[1:]):
+            dy = self._through(name, layer, dy)
+        for name, layer in layers[:1]:
+            self._through(name, layer, dy, input_gradient=False)
+
+    def _through(self, name, layer, dy, **options):
+        try:
+            return layer.backward(dy, **options)
+        except Exception as error:
+            add_path(error, name)
+            raise
 
     def __len__(self):
         return len(self.children())

@@ -103,6 +103,12 @@ class Conv2d(Layer):
             self.bias.grad += dbias
         return dx
 
+    def _backward_parameters(self, dy, cache):
+        dweight, dbias = self.ops.conv2d_weight_backward(dy, cache)
+        self.weight.grad += dweight
+        if self.bias:
+            self.bias.grad += dbias
+
     def multiply_adds(self, y_shape):
         return math.prod(y_shape[:3]) * self.weight.size
 

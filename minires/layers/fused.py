@@ -3,6 +3,7 @@
 import numpy as np
 
 from minires.core import Layer, add_path, join_path
+from minires.layers.shape import PadShortcut
 
 
 class Fused(Layer):
@@ -141,13 +142,20 @@ class ConvNorm(Fused):
         cache = self._take_cache(dy)
         return self._seen(dy, self._gradients(dy, cache, other))
 
+    def _backward_parameters(self, dy, cache):
+        self.conv._backward_parameters(*self._norm_gradients(dy, cache))
+
     def _gradients(self, dy, cache, other):
+        return conv_gradients(self.conv, *self._norm_gradients(dy, cache), other)
+
+    def _norm_gradients(self, dy, cache):
+        """The gradient behind the convolution, and the convolution's cache."""
         x, conv_cache, norm_cache = cache
         if x is not None:  # the folded convolution kept nothing that a gradient needs
             y, conv_cache = self.conv._forward(x, False)
             _, norm_cache = self._norm_forward(self.norm, self._kind, y, False)
         (dy,) = self._norm_backward(self.norm, self._kind, dy, norm_cache)
-        return conv_gradients(self.conv, dy, conv_cache, other)
+        return dy, conv_cache
 
     def __repr__(self):
         return f"ConvNorm({self.conv!r}, {self.norm!r}, relu={self.relu})"
@@ -168,7 +176,7 @@ def window(conv):
     }
 
 
-def conv_gradients(conv, dy, cache, other):
+def conv_gradients(conv, dy, cache, other=None):
     """dx of a Conv2d, plus `other` if there is one; the gradients of its Parameters grow."""
     if other is None:
         dx, dweight, dbias = conv.ops.conv2d_backward(dy, cache)
@@ -265,20 +273,28 @@ class FusedResidual(Fused):
         conv = last.conv if isinstance(last, ConvNorm) else None
         norm = last if conv is None else last.norm
         dx, dsum = self._norm_backward(norm, "add_relu", dy, norm_cache)
-        dshortcut = self._through("shortcut", self.shortcut.backward, dsum)
+        if conv is not None and not before:
+            dshortcut = self._through("shortcut", self.shortcut.backward, dsum)
+            return self._through(f"branch.{name}", conv_gradients, conv, dx, conv_cache, dshortcut)
         if conv is not None:
-            other = None if before else dshortcut
-            dx = self._through(f"branch.{name}", conv_gradients, conv, dx, conv_cache, other)
+            dx = self._through(f"branch.{name}", conv_gradients, conv, dx, conv_cache)
         for inner, layer in reversed(before[1:]):
             dx = self._through(f"branch.{inner}", layer.backward, dx)
-        if not before:
-            return dx if conv is not None else self.ops.add_backward(dshortcut, dx)
-        first, layer = before[0]
+        return self._join_paths(dx, dsum, *before[:1])
+
+    def _join_paths(self, dx, dsum, first=None):
+        """The gradient of x: through the first layer of the branch, and through the shortcut."""
+        name, layer = first or ("", None)
+        name = f"branch.{name}"
+        if isinstance(layer, ConvNorm) and type(self.shortcut) is PadShortcut:
+            dx = self._through(name, layer.backward, dx)  # ours alone, so it may be added to
+            return self._through("shortcut", self.shortcut.backward_onto, dx, dsum)
+        dshortcut = self._through("shortcut", self.shortcut.backward, dsum)
         if isinstance(layer, ConvNorm):
-            return self._through(f"branch.{first}", layer.backward_onto, dx, dshortcut)
-        return self.ops.add_backward(
-            dshortcut, self._through(f"branch.{first}", layer.backward, dx)
-        )
+            return self._through(name, layer.backward_onto, dx, dshortcut)
+        if layer is not None:
+            dx = self._through(name, layer.backward, dx)
+        return self.ops.add_backward(dshortcut, dx)
 
     def _forward_again(self, before, last, x):
         """The caches of an inference pass, step by step."""

@@ -65,5 +65,10 @@ class PadShortcut(Layer):
     def _backward(self, dy, cache):
         return self.ops.pad_shortcut_backward(dy, cache)
 
+    def backward_onto(self, dx, dy):
+        """Add the gradient to `dx`, in place; returns it."""
+        self.ops.pad_shortcut_backward_onto(dx, dy, self._take_cache(dy))
+        return self._seen(dy, dx)
+
     def __repr__(self):
         return f"PadShortcut({self.in_channels}, {self.out_channels}, stride={show(self.stride)})"

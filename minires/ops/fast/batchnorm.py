@@ -128,12 +128,12 @@ def add_parts(sums, arrays, coefficients):
     """The two sums of a kernel, (C,) float64 each, its parts added in their order."""
     C, dtype = len(coefficients[0]), arrays[0].dtype
     parts = np.zeros((CHUNKS, 2, line_length(C, dtype)))
-    over_lines(sums, CHUNKS, arrays, coefficients, parts)
+    over_lines(sums, CHUNKS, arrays, coefficients, parts, writes=arrays[3] is not arrays[1])
     return parts.reshape(CHUNKS, 2, -1, C).sum(axis=(0, 2))
 
 
-def over_lines(run, n, arrays, coefficients, *more):
-    """run(n, *arrays, line, *more) on the whole lines of arrays (..., C), the last one the output.
+def over_lines(run, n, arrays, coefficients, *more, writes=True):
+    """run(n, *arrays, line, *more) on the whole lines of arrays (..., C); it `writes` to the last.
 
     What is left behind the last line is filled up with zeros and becomes one, too.
     """
@@ -150,7 +150,8 @@ def over_lines(run, n, arrays, coefficients, *more):
     for a, filled in zip(arrays, rest, strict=True):
         filled[:left] = a[size - left :]
     run.alone(n, *rest, line, *more)
-    arrays[-1][size - left :] = rest[-1, :left]
+    if writes:
+        arrays[-1][size - left :] = rest[-1, :left]
 
 
 def line_length(C, dtype):

@@ -36,24 +36,45 @@ def conv2d_backward(dy, cache):
     return backward(dy, cache)
 
 
+def conv2d_weight_backward(dy, cache):
+    """dweight and dbias alone; see `reference.conv2d_weight_backward`."""
+    way, window = way_back(dy, cache)
+    if way is reference:
+        return reference.conv2d_weight_backward(dy, cache)
+    return weight_gradient(np.ascontiguousarray(dy), cache, way, window)
+
+
 def backward(dy, cache, other=None):
     """Gradients of a convolution; `other` is added to dx."""
-    x, weight, (_, stride, padding, dilation, _), groups = cache
-    window, way = plan(x, weight, stride, padding, dilation, groups)
-    if way is reference or dy.dtype != x.dtype:
+    x, weight, *_ = cache
+    way, window = way_back(dy, cache)
+    if way is reference:
         dx, dweight, dbias = reference.conv2d_backward(dy, cache)
         return dx if other is None else other + dx, dweight, dbias
-    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    quick = way is winograd
-    from_weights = winograd if quick and winograd.gradient_pays(*weight.shape[2:]) else direct
-    dweight, dbias = from_weights.weight_gradient(x, dy, window)
-    if quick:
-        return winograd.input_gradient(x.shape, weight, dy, window, other), dweight, dbias
-    from_input = scatter if scatter.pays(x.shape, window, x.dtype) else direct
-    dx = from_input.input_gradient(x.shape, weight, dy, window)
+    dy = np.ascontiguousarray(dy)
+    gradients = weight_gradient(dy, cache, way, window)
+    if way is winograd:
+        return winograd.input_gradient(x.shape, weight, dy, window, other), *gradients
+    if scatter.pays(x.shape, window, x.dtype):
+        way = scatter
+    dx = way.input_gradient(x.shape, weight, dy, window)
     if other is not None:
         finish_in_place(dx, other)
-    return dx, dweight, dbias
+    return dx, *gradients
+
+
+def way_back(dy, cache):
+    """The module that runs the gradients, and the window."""
+    x, weight, (_, stride, padding, dilation, _), groups = cache
+    window, way = plan(x, weight, stride, padding, dilation, groups)
+    return way if dy.dtype == x.dtype else reference, window
+
+
+def weight_gradient(dy, cache, way, window):
+    """dweight and dbias."""
+    if way is winograd and not winograd.gradient_pays(*cache.weight.shape[2:]):
+        way = direct
+    return way.weight_gradient(np.ascontiguousarray(cache.x), dy, window)
 
 
 def plan(x, weight, *options):

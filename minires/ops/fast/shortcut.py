@@ -33,6 +33,15 @@ def pad_shortcut_backward(dy, cache):
     return dx
 
 
+def pad_shortcut_backward_onto(dx, dy, cache):
+    """Add the gradient to the pixels of `dx` that were read, in place; see `reference`."""
+    (N, H, W, C), (SH, SW) = cache
+    if N * H * W * C < FEW or not dx.flags.c_contiguous:
+        reference.pad_shortcut_backward_onto(dx, dy, cache)
+        return
+    add_back(N * dy.shape[1], np.ascontiguousarray(dy), SH, SW, dx)
+
+
 @kernel
 def subsample(item, x, SH, SW, y):
     """y (N, OH, OW, channels) = the pixels of x (N, H, W, C) that are kept, row by row."""
@@ -57,3 +66,16 @@ def put_back(item, dy, SH, SW, dx):
         out = dy[n, h // SH].reshape(-1)
         for w in range(OW):
             copy(out, w * channels, row, w * SW * C, C)
+
+
+@kernel
+def add_back(item, dy, SH, SW, dx):
+    """dx (N, H, W, C) += dy (N, OH, OW, channels) where a pixel was kept, row by row."""
+    C = dx.shape[3]
+    _, OH, OW, channels = dy.shape
+    n, h = item // OH, item % OH
+    row, out = dx[n, h * SH].reshape(-1), dy[n, h].reshape(-1)
+    for w in range(OW):
+        pixel, d = row[w * SW * C : (w * SW + 1) * C], out[w * channels : w * channels + C]
+        for c in range(min(pixel.size, d.size)):
+            pixel[c] += d[c]

@@ -430,8 +430,12 @@ def tiles_out(M, first, tiles, filters, given, y, edge, s, after, sums):
                     copy(edge, i0, y, o0, count)
         if after.adds or after.rectifies:
             for r in range(rows):
-                for c in range(cols):
-                    finish(y, o + (r * s.OW + c) * s.F + f, count, other, after)
+                k = o + r * s.OW * s.F + f
+                if count == s.F:
+                    finish(y, k, cols * s.F, other, after)
+                else:
+                    for c in range(cols):
+                        finish(y, k + c * s.F, count, other, after)
         if after.measures:
             if t == 0:
                 sample(y, o, rows, cols, sums, s)

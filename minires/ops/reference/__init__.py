@@ -7,7 +7,7 @@ from minires.ops.reference.batchnorm import (
     batchnorm_inference_backward,
     batchnorm_inference_forward,
 )
-from minires.ops.reference.conv import conv2d_backward, conv2d_forward
+from minires.ops.reference.conv import conv2d_backward, conv2d_forward, conv2d_weight_backward
 from minires.ops.reference.dense import dense_backward, dense_forward
 from minires.ops.reference.dropout import dropout_backward, dropout_forward
 from minires.ops.reference.fused import (
@@ -33,7 +33,11 @@ from minires.ops.reference.pool import (
     maxpool2d_forward,
 )
 from minires.ops.reference.relu import relu_backward, relu_forward
-from minires.ops.reference.shortcut import pad_shortcut_backward, pad_shortcut_forward
+from minires.ops.reference.shortcut import (
+    pad_shortcut_backward,
+    pad_shortcut_backward_onto,
+    pad_shortcut_forward,
+)
 from minires.ops.reference.softmax import softmax_backward, softmax_forward
 from minires.ops.reference.softmax_cross_entropy import (
     softmax_cross_entropy_backward,
@@ -63,6 +67,7 @@ __all__ = [
     "conv2d_backward",
     "conv2d_forward",
     "conv2d_moments_forward",
+    "conv2d_weight_backward",
     "dense_backward",
     "dense_forward",
     "dropout_backward",
@@ -72,6 +77,7 @@ __all__ = [
     "maxpool2d_backward",
     "maxpool2d_forward",
     "pad_shortcut_backward",
+    "pad_shortcut_backward_onto",
     "pad_shortcut_forward",
     "relu_backward",
     "relu_forward",

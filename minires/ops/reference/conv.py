@@ -105,6 +105,20 @@ def conv2d_backward(dy, cache):
     return col2im(join(dcols), x.shape, window), join(dweight), channel_sum(dy)
 
 
+def conv2d_weight_backward(dy, cache):
+    """dweight and dbias alone, for the first layer of a network: nobody trains its images."""
+    x, weight, window, groups = cache
+    cols = im2col(x, window)  # (N, OH, OW, KH, KW, C)
+    slices = group_slices(x.shape[-1], dy.shape[-1], groups)
+    dweight = join(
+        (rows(cols[..., c]).T @ dy[..., f].reshape(-1, f.stop - f.start)).reshape(
+            weight[..., f].shape
+        )
+        for c, f in slices
+    )
+    return dweight, channel_sum(dy)
+
+
 def im2col(x, window):
     """The window of every output pixel: (N, H, W, C) -> (N, OH, OW, KH, KW, C), a view."""
     return windows(pad(x, window.padding), window)

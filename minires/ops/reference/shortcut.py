@@ -42,7 +42,12 @@ def pad_shortcut_backward(dy, cache):
     -------
     dx : (N, H, W, C)
     """
-    shape, (SH, SW) = cache
-    dx = np.zeros(shape, dy.dtype)
-    dx[:, ::SH, ::SW] = dy[..., : shape[-1]]
+    dx = np.zeros(cache[0], dy.dtype)
+    pad_shortcut_backward_onto(dx, dy, cache)
     return dx
+
+
+def pad_shortcut_backward_onto(dx, dy, cache):
+    """Add the gradient to the pixels of `dx` that were read, in place."""
+    (*_, C), (SH, SW) = cache
+    dx[:, ::SH, ::SW] += dy[..., :C]
