@@ -27,10 +27,6 @@ class Fused(Layer):
                 f"never computed; record the model that `fuse` was given"
             )
 
-    def snapshot(self):
-        """Its own, because it moves the statistics of its norm without that norm's `forward`."""
-        return super().snapshot()
-
     def _norm_forward(self, norm, kind, x, training, *residual, moments=None):
         """One of the fused batch norms; its running statistics move in training."""
         forward, _ = norm_ops(norm.ops, kind, training)
@@ -61,7 +57,17 @@ def norm_ops(ops, kind, training):
     return getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward")
 
 
-class NormReLU(Fused):
+class OfNorm(Fused):
+    """A layer that moves the statistics of its `norm` without that norm's `forward`."""
+
+    def snapshot(self):
+        return self.norm.snapshot()
+
+    def restore(self, snapshot):
+        self.norm.restore(snapshot)
+
+
+class NormReLU(OfNorm):
     """y = relu(norm(x)) in one pass.
 
     Parameters
@@ -90,7 +96,7 @@ class NormReLU(Fused):
         return f"NormReLU({self.norm!r})"
 
 
-class ConvNorm(Fused):
+class ConvNorm(OfNorm):
     """y = norm(conv(x)) or relu(norm(conv(x))).
 
     In training the convolution measures its output for the norm as it writes it; in inference the
@@ -246,6 +252,10 @@ class FusedResidual(Fused):
 
     def __init__(self, branch, shortcut, ops):
         self.branch, self.shortcut, self.ops = branch, shortcut, ops
+
+    def snapshot(self):
+        """Its own: it moves the statistics of the last norm without that norm's `forward`."""
+        return super().snapshot()
 
     def _forward(self, x, training):
         start = x

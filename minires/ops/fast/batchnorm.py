@@ -23,6 +23,7 @@ References
 Chan, Golub and LeVeque (1983), The American Statistician 37, 242-247: joining means and variances.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -133,39 +134,38 @@ def add_parts(sums, arrays, coefficients):
 
 
 def over_lines(run, n, arrays, coefficients, *more, writes=True):
-    """run(n, *arrays, line, *more) on the whole lines of arrays (..., C); it `writes` to the last.
+    """run(n, *arrays, lines, *more) on the whole lines of arrays (..., C); it `writes` to the last.
 
     What is left behind the last line is filled up with zeros and becomes one, too.
     """
-    arrays = [a.reshape(-1) for a in arrays]
-    line, size = repeated(coefficients), arrays[0].size
-    length = line.size // len(coefficients)
+    arrays, size, dtype = [a.reshape(-1) for a in arrays], arrays[0].size, arrays[0].dtype
+    length = line_length(len(coefficients[0]), dtype)
+    lines = tuple([repeated(c, length, dtype) for c in coefficients])
     left = size % length
     if left == 0:
-        run(n, *arrays, line, *more)
+        run(n, *arrays, lines, *more)
         return
     if left < size:
-        run(n, *(a[: size - left] for a in arrays), line, *more)
-    rest = np.zeros((len(arrays), length), arrays[0].dtype)
+        run(n, *(a[: size - left] for a in arrays), lines, *more)
+    rest = np.zeros((len(arrays), length), dtype)
     for a, filled in zip(arrays, rest, strict=True):
         filled[:left] = a[size - left :]
-    run.alone(n, *rest, line, *more)
+    run.alone(n, *rest, lines, *more)
     if writes:
         arrays[-1][size - left :] = rest[-1, :left]
 
 
+@functools.cache
 def line_length(C, dtype):
     """Numbers in the fewest whole pixels that fill whole registers."""
     return math.lcm(C, panel_width(dtype) // 2)
 
 
-def repeated(coefficients):
-    """Coefficients (C,), each repeated to a line, one after the other; dtype of the first."""
-    C, dtype = len(coefficients[0]), coefficients[0].dtype
-    lines = np.empty((len(coefficients), line_length(C, dtype) // C, C), dtype)
-    for row, coefficient in zip(lines, coefficients, strict=True):
-        row[...] = coefficient
-    return lines.reshape(-1)
+def repeated(coefficient, length, dtype):
+    """(C,) -> (length,), contiguous and of that dtype."""
+    if coefficient.size < length:
+        coefficient = np.tile(coefficient, length // coefficient.size)
+    return np.ascontiguousarray(coefficient, dtype)
 
 
 @inlined
@@ -281,14 +281,13 @@ def add_rectify(z, other, i):
 
 def normaliser(finish):
     @kernel
-    def normalise(k, x, other, y, line):
+    def normalise(k, x, other, y, lines):
         """y = finish((x - mean) * scale + beta, other)."""
-        length, v = line.size // 3, lanes(x)
+        length, v = lines[0].size, lanes(x)
         start, stop = lines_of(x, length, k, PARTS)
         for first in range(start, stop, RUN):
             for f in range(0, length, v):
-                mean, scale = load(line, f), load(line, f + length)
-                beta = load(line, f + 2 * length)
+                mean, scale, beta = load(lines[0], f), load(lines[1], f), load(lines[2], f)
                 for p in range(first, min(first + RUN, stop)):
                     i = p * length + f
                     store(y, i, finish((load(x, i) - mean) * scale + beta, other, i))
@@ -330,16 +329,16 @@ def summer(select):
         return s + d, q + d * xmu
 
     @kernel
-    def sums(k, x, dy, y, out, line, parts):
+    def sums(k, x, dy, y, out, lines, parts):
         """parts[k] += sum of d, sum of d * (x - mean)."""
-        length, v, arrays = line.size // 3, lanes(x), (x, dy, y, out)
+        length, v, arrays = lines[0].size, lanes(x), (x, dy, y, out)
         start, stop = lines_of(x, length, k, len(parts))
         found = np.empty(2 * v, x.dtype)
         for first in range(start, stop, RUN):
             n = min(RUN, stop - first)
             for f in range(0, length, v):
                 i = first * length + f
-                coefficients = load(line, f), load(line, f + length), load(line, f + 2 * length)
+                coefficients = load(lines[0], f), load(lines[1], f), load(lines[2], f)
                 s1 = q1 = s2 = q2 = s3 = q3 = s4 = q4 = same(x, 0)
                 for _ in range(n // 4):
                     s1, q1 = add(s1, q1, arrays, i, coefficients)
@@ -365,15 +364,14 @@ residual_sums = summer(where_y_positive)
 
 def spreader(select):
     @kernel
-    def spread(k, x, dy, dx, line):
+    def spread(k, x, dy, dx, lines):
         """dx = scale * (d - constant - (x - mean) * slope)."""
-        length, v = line.size // 5, lanes(x)
+        length, v = lines[0].size, lanes(x)
         start, stop = lines_of(x, length, k, PARTS)
         for first in range(start, stop, RUN):
             for f in range(0, length, v):
-                mean, scale = load(line, f), load(line, f + length)
-                beta, constant = load(line, f + 2 * length), load(line, f + 3 * length)
-                slope = load(line, f + 4 * length)
+                mean, scale, beta = load(lines[0], f), load(lines[1], f), load(lines[2], f)
+                constant, slope = load(lines[3], f), load(lines[4], f)
                 for p in range(first, min(first + RUN, stop)):
                     i = p * length + f
                     xmu = load(x, i) - mean

@@ -20,39 +20,91 @@ ALIGNMENT = 64
 SMALL = 4096  # bytes; below, NumPy's own allocator is faster
 
 
+class Memory:
+    """Some bytes of the system's, or a piece of such a block."""
+
+    __slots__ = "address", "nbytes", "out", "pieces", "whole"
+
+    def __init__(self, nbytes, address, whole):
+        self.nbytes, self.address = nbytes, address
+        self.whole = whole  # the array that owns the bytes, or the Memory that this is a piece of
+        self.pieces, self.out = (), 0  # and how many of its pieces are in use
+
+
 class Idle:
-    """Memory that waits for its next use; live and idle bytes never exceed the most ever live."""
+    """Memory that waits for its next use.
+
+    Live and idle bytes together exceed the most ever live by a sixteenth at most.
+    """
 
     def __init__(self):
         self.lock = threading.RLock()  # re-entrant: a garbage collection may end a Block inside
-        self.blocks = {}  # {nbytes: [(raw array, address)]}, the size that waited longest first
+        self.blocks = {}  # {nbytes: [Memory]}
         self.live = self.idle = self.peak = 0
 
     def take(self, nbytes):
+        """Memory of that size: one that waits, a piece of a larger one, or new."""
         with self.lock:
             waiting = self.blocks.get(nbytes)
             self.live += nbytes
             self.peak = max(self.peak, self.live)
+            full = self.live + self.idle > self.limit()
+            if not waiting and full and self.cut(nbytes):
+                waiting = self.blocks[nbytes]
             if waiting:
                 self.idle -= nbytes
-                return waiting.pop()
-            self.shrink(self.peak - self.live)
-        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-        start = raw.ctypes.data
-        return raw, start + -start % ALIGNMENT
+                memory = waiting.pop()
+                if isinstance(memory.whole, Memory):
+                    memory.whole.out += 1
+                return memory
+            if full:
+                self.shrink(self.limit() - self.live)
+        owner = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = owner.ctypes.data
+        return Memory(nbytes, start + -start % ALIGNMENT, owner)
 
-    def give(self, nbytes, memory):
+    def limit(self):
+        """Bytes, live and idle, from which memory is cut up or returned instead of added."""
+        return self.peak + self.peak // 16
+
+    def give(self, memory):
+        """Let it wait; the last piece that comes back makes the whole again."""
         with self.lock:
-            self.live -= nbytes
-            self.idle += nbytes
-            self.blocks.setdefault(nbytes, []).append(memory)
+            self.live -= memory.nbytes
+            self.idle += memory.nbytes
+            self.blocks.setdefault(memory.nbytes, []).append(memory)
+            whole = memory.whole
+            if isinstance(whole, Memory):
+                whole.out -= 1
+                if whole.out == 0:
+                    pieces = set(map(id, whole.pieces))
+                    waiting = self.blocks[memory.nbytes]
+                    waiting[:] = [other for other in waiting if id(other) not in pieces]
+                    whole.pieces = ()
+                    self.blocks.setdefault(whole.nbytes, []).append(whole)
+
+    def cut(self, nbytes):
+        """Cut a block that waits into pieces of `nbytes`, if one is a small multiple of it.
+
+        The stages of a ResNet need blocks of 8, 4 and 2 MB, one after the other.
+        """
+        multiples = range(2 * nbytes, 17 * nbytes, nbytes)
+        sizes = [size for size, waiting in self.blocks.items() if waiting and size in multiples]
+        if not sizes or nbytes % ALIGNMENT:
+            return False
+        whole = self.blocks[min(sizes)].pop()
+        whole.pieces = tuple(
+            Memory(nbytes, whole.address + start, whole) for start in range(0, whole.nbytes, nbytes)
+        )
+        self.blocks.setdefault(nbytes, []).extend(whole.pieces)
+        return True
 
     def shrink(self, limit):
-        """Return memory to the system until at most `limit` bytes wait."""
+        """Return memory, large blocks first, until at most `limit` bytes wait; pieces stay."""
         with self.lock:
-            for nbytes in list(self.blocks):
+            for nbytes in sorted(self.blocks, reverse=True):
                 waiting = self.blocks[nbytes]
-                while waiting and self.idle > limit:
+                while self.idle > limit and waiting and not isinstance(waiting[-1].whole, Memory):
                     waiting.pop()
                     self.idle -= nbytes
                 if not waiting:
@@ -67,20 +119,19 @@ if hasattr(os, "register_at_fork"):
 class Block:
     """The owner of one array's memory."""
 
-    __slots__ = "__array_interface__", "memory", "nbytes"
+    __slots__ = "__array_interface__", "memory"
 
     def __init__(self, shape, dtype, nbytes):
-        self.nbytes = nbytes
         self.memory = idle.take(nbytes)
         self.__array_interface__ = {
             "version": 3,
             "shape": shape,
             "typestr": dtype.str,
-            "data": (self.memory[1], False),
+            "data": (self.memory.address, False),
         }
 
     def __del__(self, give=idle.give):
-        give(self.nbytes, self.memory)
+        give(self.memory)
 
 
 def empty(shape, dtype):
