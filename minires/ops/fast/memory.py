@@ -23,11 +23,11 @@ SMALL = 4096  # bytes; below, NumPy's own allocator is faster
 class Memory:
     """Some bytes of the system's, or a piece of such a block."""
 
-    __slots__ = "address", "nbytes", "out", "pieces", "whole"
+    __slots__ = "address", "nbytes", "out", "owner", "pieces", "whole"
 
-    def __init__(self, nbytes, address, whole):
+    def __init__(self, nbytes, address, owner=None, whole=None):
         self.nbytes, self.address = nbytes, address
-        self.whole = whole  # the array that owns the bytes, or the Memory that this is a piece of
+        self.owner, self.whole = owner, whole  # the array that has the bytes, or the block cut up
         self.pieces, self.out = (), 0  # and how many of its pieces are in use
 
 
@@ -53,10 +53,7 @@ class Idle:
                 waiting = self.blocks[nbytes]
             if waiting:
                 self.idle -= nbytes
-                memory = waiting.pop()
-                if isinstance(memory.whole, Memory):
-                    memory.whole.out += 1
-                return memory
+                return self.leave(waiting)
             if full:
                 self.shrink(self.limit() - self.live)
         owner = np.empty(nbytes + ALIGNMENT, np.uint8)
@@ -68,20 +65,30 @@ class Idle:
         return self.peak + self.peak // 16
 
     def give(self, memory):
-        """Let it wait; the last piece that comes back makes the whole again."""
+        """Let it wait for its next use."""
         with self.lock:
             self.live -= memory.nbytes
             self.idle += memory.nbytes
-            self.blocks.setdefault(memory.nbytes, []).append(memory)
-            whole = memory.whole
-            if isinstance(whole, Memory):
-                whole.out -= 1
-                if whole.out == 0:
-                    pieces = set(map(id, whole.pieces))
-                    waiting = self.blocks[memory.nbytes]
-                    waiting[:] = [other for other in waiting if id(other) not in pieces]
-                    whole.pieces = ()
-                    self.blocks.setdefault(whole.nbytes, []).append(whole)
+            self.wait(memory)
+
+    def wait(self, memory):
+        """The last piece that comes back makes the whole again."""
+        waiting, whole = self.blocks.setdefault(memory.nbytes, []), memory.whole
+        waiting.append(memory)
+        if whole is not None:
+            whole.out -= 1
+            if whole.out == 0:
+                pieces = set(map(id, whole.pieces))
+                waiting[:] = [other for other in waiting if id(other) not in pieces]
+                whole.pieces = ()
+                self.wait(whole)
+
+    def leave(self, memories):
+        """The last of a list of those that wait, which is used now."""
+        memory = memories.pop()
+        if memory.whole is not None:
+            memory.whole.out += 1
+        return memory
 
     def cut(self, nbytes):
         """Cut a block that waits into pieces of `nbytes`, if one is a small multiple of it.
@@ -92,9 +99,10 @@ class Idle:
         sizes = [size for size, waiting in self.blocks.items() if waiting and size in multiples]
         if not sizes or nbytes % ALIGNMENT:
             return False
-        whole = self.blocks[min(sizes)].pop()
+        whole = self.leave(self.blocks[min(sizes)])
         whole.pieces = tuple(
-            Memory(nbytes, whole.address + start, whole) for start in range(0, whole.nbytes, nbytes)
+            Memory(nbytes, whole.address + start, whole=whole)
+            for start in range(0, whole.nbytes, nbytes)
         )
         self.blocks.setdefault(nbytes, []).extend(whole.pieces)
         return True
@@ -104,7 +112,7 @@ class Idle:
         with self.lock:
             for nbytes in sorted(self.blocks, reverse=True):
                 waiting = self.blocks[nbytes]
-                while self.idle > limit and waiting and not isinstance(waiting[-1].whole, Memory):
+                while self.idle > limit and waiting and waiting[-1].whole is None:
                     waiting.pop()
                     self.idle -= nbytes
                 if not waiting:
