@@ -244,8 +244,12 @@ def gradient_norm(parameters):
 def squared_norm(array):
     """The sum of squares, added in float64."""
     # not a dot product: BLAS would wake its threads, which get in the way of other kernels'
-    return float(np.square(array, dtype=np.float64).sum())
+    flat = array.reshape(-1)
+    parts = [flat[i : i + IN_CACHE] for i in range(0, flat.size, IN_CACHE)]
+    return float(sum(np.square(part, dtype=np.float64).sum() for part in parts))
 
+
+IN_CACHE = 2**15  # numbers
 
 def is_state(value):
     """Whether an attribute is no setting: one array a Parameter, or the op that runs."""

@@ -1,6 +1,7 @@
 """Recycled memory: no two live arrays share a byte, views keep theirs, and little waits unused."""
 
 import gc
+import itertools
 
 import numpy as np
 import pytest
@@ -77,5 +78,5 @@ def test_live_arrays_never_overlap(requests):
     for slot, a in live.items():
         assert (a == slot).all()
     spans = sorted((address(a), a.nbytes) for a in live.values())
-    for (start, size), (after, _) in zip(spans, spans[1:], strict=False):
+    for (start, size), (after, _) in itertools.pairwise(spans):
         assert start + size <= after

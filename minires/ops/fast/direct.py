@@ -24,7 +24,18 @@ from numba import get_thread_id
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import WIDEST, copy, copy_rows, pack, padded, padded_size
+from minires.ops.fast.panels import (
+    WIDEST,
+    by_taps,
+    clear,
+    copy,
+    copy_rows,
+    pack,
+    padded,
+    padded_size,
+    panel_width,
+    turned,
+)
 from minires.ops.fast.simd import (
     ROWS,
     add_tile,
@@ -44,7 +55,9 @@ def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
     y = empty((len(x), *window.out, weight.shape[3]), x.dtype)
     (top, _), (left, _) = window.padding
-    correlate(x, weight, bias, y, window.stride, Place(top, left, *window.out, 0, 1, 1))
+    panels = kept("direct", weight, lambda weight: pack(by_taps(weight)))
+    place = Place(top, left, *window.out, 0, 1, 1)
+    correlate(x, panels, window.kernel, bias, y, window.stride, place)
     return y
 
 
@@ -85,20 +98,19 @@ class Steps(NamedTuple):
     buffer: int  # numbers in the buffer of a band; tiles may read, and ignore, some behind it
 
 
-def correlate(x, weight, bias, y, stride, place):
-    """y at `place` = bias + x correlated with `weight`."""
-    s = steps(x.shape, weight.shape, y.shape, stride, place, x.itemsize)
+def correlate(x, panels, kernel, bias, y, stride, place):
+    """y at `place` = bias + x correlated with packed weights of (KH, KW) = `kernel`."""
+    s = steps(x.shape, kernel, y.shape, stride, place, x.itemsize)
     work = scratch(x.dtype, s.buffer + ROWS * 2 * WIDEST)
-    panels = kept("direct", weight, pack)
     convolve(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), len(x), s, work)
 
 
 @functools.lru_cache(maxsize=1024)
-def steps(x_shape, w_shape, y_shape, stride, place, itemsize):
+def steps(x_shape, kernel, y_shape, stride, place, itemsize):
     """The sizes of a correlation; a band is as high as the buffer and the parallel work allow."""
     N, H, W, C = x_shape
-    KH, KW, _, F = w_shape
-    _, YH, YW, _ = y_shape
+    KH, KW = kernel
+    _, YH, YW, F = y_shape
     (SH, SW), (top, left, OH, OW, start, down, right) = stride, place
     width = (OW - 1) * SW + KW
     fits = (BAND_BYTES // (width * C * itemsize) - KH) // SH + 1
@@ -180,20 +192,29 @@ def convolve(chunk, x, panels, bias, y, N, s, work):
 
 
 def weight_gradient(x, dy, window):
-    """dweight and dbias."""
+    """dweight and dbias, as sums over parts of the images, for shares of the filters.
+
+    A part is a copy of dw, which is cleared and added up; a share reads the images once more. So
+    large weights and few pixels are cut by filters, small weights and many pixels by images.
+    """
     (KH, KW), C, F = window.kernel, x.shape[3], dy.shape[3]
     (top, _), (left, _) = window.padding
     place = Place(top, left, *window.out, 0, 1, 1)
-    s = steps(x.shape, (KH, KW, C, F), dy.shape, window.stride, place, x.itemsize)
-    parts = min(CHUNKS, len(x) * s.bands)
+    s = steps(x.shape, window.kernel, dy.shape, window.stride, place, x.itemsize)
     taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
+    panels = -(-F // panel_width(x.dtype))
+    shares = min(CHUNKS, panels) if KH * taps * filters > dy.size // F * LONG else 1
+    parts = min(-(-CHUNKS // shares), len(x) * s.bands)
     dw = empty((parts, KH, taps, filters), x.dtype)
     db = empty((parts, filters), x.dtype)
-    size = s.buffer
-    work = scratch(x.dtype, size + padded_size(s.band * s.OW * filters))
-    correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dw, db, size, s, work)
-    dweight = dw.sum(axis=0)[:, : KW * C, :F].reshape(KH, KW, C, F)
-    return np.ascontiguousarray(dweight), db.sum(axis=0)[:F]
+    work = scratch(x.dtype, s.buffer + padded_size(s.band * s.OW * filters))
+    given = x.reshape(-1), dy.reshape(-1), len(x)
+    correlate_gradient(parts * shares, *given, dw, db, shares, s, work)
+    dweight = (dw[0] if parts == 1 else dw.sum(axis=0))[:, : KW * C, :F]
+    return np.ascontiguousarray(dweight).reshape(KH, KW, C, F), db.sum(axis=0)[:F]
+
+
+LONG = 32  # numbers of dw for each pixel from which the work is cut by filters
 
 
 def tap_tile(rows, cols):
@@ -216,11 +237,11 @@ wide_taps, narrow_taps = tap_tile(ROWS, 2), tap_tile(ROWS, 1)
 
 
 @inlined
-def gradient_band(buffer, dy, j, pixel, dw, db, filters, rows, s):
-    """Add what one band contributes to dw (KH, taps, filters) and db (filters,)."""
-    v = lanes(buffer)
+def gradient_band(buffer, dy, j, pixel, dw, db, share, rows, s):
+    """Add what one band contributes to dw (KH, taps, filters) and db (filters,), for a share."""
+    v, filters = lanes(buffer), db.size
     taps = -(-s.KW * s.C // ROWS) * ROWS
-    for f in range(0, s.F, 2 * v):
+    for f in range(share[0], share[1], 2 * v):
         for kh in range(s.KH):
             for r in range(0, taps, ROWS):
                 o = (kh * taps + r) * filters + f
@@ -229,7 +250,7 @@ def gradient_band(buffer, dy, j, pixel, dw, db, filters, rows, s):
                     wide_taps(buffer, i, dy, j + f, pixel, dw, o, filters, rows, s)
                 else:
                     narrow_taps(buffer, i, dy, j + f, pixel, dw, o, filters, rows, s)
-    for f in range(0, s.F, v):
+    for f in range(share[0], min(share[1], s.F), v):
         total = load(dy, j + f)
         for q in range(1, rows * s.OW):
             total = total + load(dy, j + q * pixel + f)
@@ -237,26 +258,29 @@ def gradient_band(buffer, dy, j, pixel, dw, db, filters, rows, s):
 
 
 @kernel
-def correlate_gradient(k, x, dy, N, dw, db, size, s, work):
-    """Part k of dw and db: the sum over its bands, in their order."""
+def correlate_gradient(item, x, dy, N, dw, db, shares, s, work):
+    """A share of the filters of a part of dw and db: the sum over its bands, in their order."""
     parts, filters = db.shape
-    buffer, copied = work[get_thread_id()][:size], work[get_thread_id()][size:]
+    v = lanes(dy)
+    k, width = item // shares, -(-filters // (2 * v * shares)) * 2 * v
+    share = item % shares * width, min((item % shares + 1) * width, filters)
+    buffer, copied = work[get_thread_id()][: s.buffer], work[get_thread_id()][s.buffer :]
     dwk, dbk = dw[k].reshape(-1), db[k]
-    dwk[:] = 0
-    dbk[:] = 0
-    aligned = s.F % lanes(dy) == 0
-    items = N * s.bands
-    for item in range(k * items // parts, (k + 1) * items // parts):
-        n, first = item // s.bands, item % s.bands * s.band
+    for o in range(0, dwk.size, filters):
+        clear(dwk, o + share[0], share[1] - share[0])
+    clear(dbk, share[0], share[1] - share[0])
+    bands = N * s.bands
+    for band in range(k * bands // parts, (k + 1) * bands // parts):
+        n, first = band // s.bands, band % s.bands * s.band
         rows = min(s.band, s.OH - first)
         copy_band(x, n, first, rows, buffer, s)
         j = n * s.image + first * s.row
-        if aligned:
-            gradient_band(buffer, dy, j, s.F, dwk, dbk, filters, rows, s)
+        if s.F % v == 0:
+            gradient_band(buffer, dy, j, s.F, dwk, dbk, share, rows, s)
         else:
             for q in range(rows * s.OW):
                 copy(dy, j + q * s.F, copied, q * filters, s.F)
-            gradient_band(buffer, copied, 0, filters, dwk, dbk, filters, rows, s)
+            gradient_band(buffer, copied, 0, filters, dwk, dbk, share, rows, s)
 
 
 # ---- input gradient
@@ -274,13 +298,14 @@ def input_gradient(shape, weight, dy, window):
     dx = empty(shape, dy.dtype)
     if KH < SH or KW < SW:
         dx[...] = 0  # some phase has no taps
-    bias = padded(np.zeros(C, dy.dtype))
+    bias, backwards = padded(np.zeros(C, dy.dtype)), by_taps(turned(weight))
     for rows in phases(H, KH, SH, top):
         for cols in phases(W, KW, SW, left):
             start = (rows.first * W + cols.first) * C
             place = Place(rows.before, cols.before, rows.count, cols.count, start, SH, SW)
-            taps = weight[rows.taps, cols.taps].swapaxes(2, 3)
-            correlate(dy, taps, bias, dx, (1, 1), place)
+            panels = pack(backwards, [r * KW + c for r in rows.taps for c in cols.taps])
+            kernel = len(rows.taps), len(cols.taps)
+            correlate(dy, panels, kernel, bias, dx, (1, 1), place)
     return dx
 
 
@@ -290,7 +315,7 @@ class Phase(NamedTuple):
     first: int  # the first of them
     count: int
     before: int  # zeros in front of dy
-    taps: slice  # of the kernel, last first
+    taps: range  # of the turned kernel
 
 
 def phases(size, kernel, stride, before):
@@ -299,9 +324,8 @@ def phases(size, kernel, stride, before):
     for r in range(min(stride, kernel)):
         first = (r - before) % stride
         count = len(range(first, size, stride))
-        taps = len(range(r, kernel, stride))
+        taps = range((kernel - 1 - r) % stride, kernel - r, stride)
         m = (first + before) // stride
         if count:
-            backwards = slice(r + stride * (taps - 1), None, -stride)
-            found.append(Phase(first, count, taps - 1 - m, backwards))
+            found.append(Phase(first, count, len(taps) - 1 - m, taps))
     return found

@@ -14,22 +14,33 @@ def panel_width(dtype):
     return 2 * BITS // (8 * np.dtype(dtype).itemsize)
 
 
-def pack(weight):
-    """(KH, KW, C, F) -> (ceil(F / width), KH*KW*C, width) in one dimension, filled up with zeros.
+def pack(weight, taps=None):
+    """(taps, C, F) -> (ceil(F / width), taps * C, width) in one dimension, filled up with zeros.
 
     A tile that runs through the taps then reads the weights of its filters from first to last.
+    `taps` are the numbers of those that are wanted, in their order; all, if left out.
     """
-    KH, KW, C, F = weight.shape
+    count, C, F = weight.shape
+    taps = np.arange(count) if taps is None else np.array(taps)
     width = panel_width(weight.dtype)
-    panels = empty((-(-F // width), KH * KW * C, width), weight.dtype)
-    run = fill.alone if weight.size < FEW else fill.aside
-    run(len(panels) * KH * KW, weight if weight.flags.c_contiguous else any_strides(weight), panels)
+    panels = empty((-(-F // width), len(taps) * C, width), weight.dtype)
+    run = fill.alone if panels.size < FEW else fill.aside
+    run(len(panels) * len(taps), np.ascontiguousarray(weight).reshape(-1), taps, F, panels)
     return panels.reshape(-1)
 
 
-def any_strides(a):
-    """A view that Numba compiles one kernel for, whatever the strides."""
-    return np.lib.stride_tricks.as_strided(a, a.shape, a.strides)
+def by_taps(weight):
+    """(KH, KW, C, F) -> (KH*KW, C, F)."""
+    return weight.reshape(-1, *weight.shape[2:])
+
+
+def turned(weight):
+    """(KH, KW, C, F) -> (KH, KW, F, C), upside down and right to left."""
+    KH, KW, C, F = weight.shape
+    out = empty((KH, KW, F, C), weight.dtype)
+    run = turn.alone if weight.size < FEW else turn.aside
+    run(KH * KW * -(-C // SIDE), by_taps(np.ascontiguousarray(weight)), by_taps(out))
+    return out
 
 
 def padded(bias):
@@ -40,23 +51,6 @@ def padded(bias):
     full = np.zeros(-(-len(bias) // width) * width, bias.dtype)
     full[: len(bias)] = bias
     return full
-
-
-@kernel
-def fill(item, weight, panels):
-    """One tap of one panel, for all channels."""
-    KH, KW, C, F = weight.shape
-    width = panels.shape[2]
-    block, tap = item // (KH * KW), item % (KH * KW)
-    kh, kw = tap // KW, tap % KW
-    f0 = block * width
-    filters = min(width, F - f0)
-    for c in range(C):
-        row = panels[block, tap * C + c]
-        for f in range(filters):
-            row[f] = weight[kh, kw, c, f0 + f]
-        for f in range(filters, width):
-            row[f] = 0
 
 
 def padded_size(n):
@@ -107,3 +101,32 @@ def copy_rows(x, base, H, W, C, first, rows, left, width, channels, out):
             else:
                 for p in range(inside):
                     copy(x, i + p * C, out, o + p * channels, C)
+
+
+@kernel
+def fill(item, weight, taps, F, panels):
+    """One tap of one panel, for all channels."""
+    width, C = panels.shape[2], panels.shape[1] // taps.size
+    block, tap = item // taps.size, item % taps.size
+    f0 = block * width
+    filters = min(width, F - f0)
+    out = panels[block].reshape(-1)
+    for c in range(C):
+        o = (tap * C + c) * width
+        copy(weight, (taps[tap] * C + c) * F + f0, out, o, filters)
+        clear(out, o + filters, width - filters)
+
+
+SIDE = 16  # of a square of numbers
+
+
+@kernel
+def turn(item, weight, out):
+    """Some channels of one tap, square by square, so that neither side leaves the cache."""
+    taps, C, F = weight.shape
+    blocks = -(-C // SIDE)
+    tap, c0 = item // blocks, item % blocks * SIDE
+    for f0 in range(0, F, SIDE):
+        for f in range(f0, min(f0 + SIDE, F)):
+            for c in range(c0, min(c0 + SIDE, C)):
+                out[taps - 1 - tap, f, c] = weight[tap, c, f]

@@ -10,7 +10,6 @@ The idle lanes behind the taps hold zeros, so where dy is not finite they add 0 
 next pixels of the row as well: a NaN stays visible, but may be wider than the reference's.
 """
 
-import numpy as np
 from numba import get_thread_id
 
 from minires.ops.fast.direct import Place, steps
@@ -31,8 +30,8 @@ def input_gradient(shape, weight, dy, window):
     KH, KW, C, F = weight.shape
     (top, _), (left, _) = window.padding
     place = Place(top, left, *window.out, 0, 1, 1)
-    s = steps(shape, weight.shape, dy.shape, window.stride, place, dy.itemsize)
-    rows = np.ascontiguousarray(weight.transpose(0, 3, 1, 2)).reshape(KH, 1, F, KW * C)
+    s = steps(shape, window.kernel, dy.shape, window.stride, place, dy.itemsize)
+    rows = weight.transpose(0, 3, 1, 2).reshape(KH, F, KW * C)
     dx = empty(shape, dy.dtype)
     size = padded_size(((s.OH - 1) * s.SH + KH) * s.width * C + 2 * WIDEST)
     work = scratch(dy.dtype, size + ROWS * (F + 2 * WIDEST))

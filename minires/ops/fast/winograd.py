@@ -38,7 +38,7 @@ from minires.ops.fast.epilogue import NOTHING, After, finish, join_block, measur
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import clear, copy, copy_rows, padded, panel_width
+from minires.ops.fast.panels import clear, copy, copy_rows, padded, panel_width, turned
 from minires.ops.fast.simd import (
     ROWS,
     add_tile,
@@ -231,26 +231,6 @@ def transformed(weight, s):
     run = transform_weight.alone if U.size < SMALL else transform_weight.aside
     run(s.cs, weight.reshape(-1), s, U)
     return U
-
-
-def turned(weight):
-    """(3, 3, C, F) -> (3, 3, F, C), upside down and right to left."""
-    C, F = weight.shape[2:]
-    out = empty((3, 3, F, C), weight.dtype)
-    run = turn.alone if weight.size < SMALL else turn.aside
-    run(9, np.ascontiguousarray(weight).reshape(9, C, F), out.reshape(9, F, C))
-    return out
-
-
-@kernel
-def turn(tap, weight, out):
-    """One tap: 16 x 16 numbers at a time, so that neither side leaves the cache."""
-    _, C, F = weight.shape
-    for c0 in range(0, C, 16):
-        for f0 in range(0, F, 16):
-            for f in range(f0, min(f0 + 16, F)):
-                for c in range(c0, min(c0 + 16, C)):
-                    out[8 - tap, f, c] = weight[tap, c, f]
 
 
 @kernel
