@@ -251,6 +251,7 @@ def squared_norm(array):
 
 IN_CACHE = 2**15  # numbers
 
+
 def is_state(value):
     """Whether an attribute is no setting: one array a Parameter, or the op that runs."""
     return isinstance(value, list) or callable(value)

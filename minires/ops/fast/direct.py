@@ -25,6 +25,7 @@ from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import (
+    LITTLE,
     WIDEST,
     by_taps,
     clear,
@@ -102,7 +103,8 @@ def correlate(x, panels, kernel, bias, y, stride, place):
     """y at `place` = bias + x correlated with packed weights of (KH, KW) = `kernel`."""
     s = steps(x.shape, kernel, y.shape, stride, place, x.itemsize)
     work = scratch(x.dtype, s.buffer + ROWS * 2 * WIDEST)
-    convolve(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), len(x), s, work)
+    run = convolve.alone if multiply_adds(len(x), s) < LITTLE else convolve
+    run(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), len(x), s, work)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -120,6 +122,11 @@ def steps(x_shape, kernel, y_shape, stride, place, itemsize):
     return Steps(
         H, W, C, F, KH, KW, SH, SW, top, left, OH, OW, width, *y_steps, band, -(-OH // band), buffer
     )
+
+
+def multiply_adds(N, s):
+    """Multiplications of a correlation of N images."""
+    return N * s.OH * s.OW * s.KH * s.KW * s.C * s.F
 
 
 @inlined
@@ -209,7 +216,8 @@ def weight_gradient(x, dy, window):
     db = empty((parts, filters), x.dtype)
     work = scratch(x.dtype, s.buffer + padded_size(s.band * s.OW * filters))
     given = x.reshape(-1), dy.reshape(-1), len(x)
-    correlate_gradient(parts * shares, *given, dw, db, shares, s, work)
+    run = correlate_gradient.alone if multiply_adds(len(x), s) < LITTLE else correlate_gradient
+    run(parts * shares, *given, dw, db, shares, s, work)
     dweight = (dw[0] if parts == 1 else dw.sum(axis=0))[:, : KW * C, :F]
     return np.ascontiguousarray(dweight).reshape(KH, KW, C, F), db.sum(axis=0)[:F]
 

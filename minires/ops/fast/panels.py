@@ -7,6 +7,7 @@ from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import BITS
 
 FEW = 2**17  # numbers for which other threads are not woken
+LITTLE = 2**20  # and multiply-adds
 
 
 def panel_width(dtype):

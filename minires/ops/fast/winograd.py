@@ -38,7 +38,7 @@ from minires.ops.fast.epilogue import NOTHING, After, finish, join_block, measur
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import clear, copy, copy_rows, padded, panel_width, turned
+from minires.ops.fast.panels import LITTLE, clear, copy, copy_rows, padded, panel_width, turned
 from minires.ops.fast.simd import (
     ROWS,
     add_tile,
@@ -197,7 +197,8 @@ def correlate(x, U, bias, y, s, other=None, relu=False, moments=None):
     parts, counts = NOTHING if moments is None else moments
     work = scratch(x.dtype, s.work)
     given = x.reshape(-1), U, bias, other
-    convolve(s.chunks, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
+    run = convolve.alone if 36 * s.blocks * s.block * s.cs * s.fs < LITTLE else convolve
+    run(s.chunks, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
 
 
 def weight_gradient(x, dy, window):
@@ -209,7 +210,9 @@ def weight_gradient(x, dy, window):
     dU = empty((parts, 36 * s.gradient_step), x.dtype)
     db = empty((parts, s.fs), x.dtype)
     work = scratch(x.dtype, s.work)
-    correlate_gradient(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
+    little = 36 * blocks * TILES * s.cs * s.fs < LITTLE
+    run = correlate_gradient.alone if little else correlate_gradient
+    run(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
     run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight.aside
     run(s.cs, dU.reshape(-1), parts, s, dw.reshape(-1), work)
