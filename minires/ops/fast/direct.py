@@ -15,12 +15,12 @@ tiles (`simd.py`) multiply it with the weights, which are packed in the order th
 Read next: `winograd.py`.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 from numba import get_thread_id
 
+from minires.ops.fast.bands import Place, axes, copy_band, item_of, multiply_adds, steps
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
@@ -30,7 +30,6 @@ from minires.ops.fast.panels import (
     by_taps,
     clear,
     copy,
-    copy_rows,
     pack,
     padded,
     padded_size,
@@ -49,8 +48,6 @@ from minires.ops.fast.simd import (
     zeros,
 )
 
-BAND_BYTES = 128 * 1024  # of the buffer: a part of the L2 cache, the weights take another
-
 
 def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
@@ -62,95 +59,29 @@ def forward(x, weight, bias, window):
     return y
 
 
-class Place(NamedTuple):
-    """Which pixels a correlation reads and which it writes."""
-
-    top: int  # zero rows above the image; negative: rows to skip
-    left: int
-    OH: int  # rows and columns to compute
-    OW: int
-    start: int  # number in y of the first of them
-    down: int  # they are every `down`-th row of y
-    right: int  # and every `right`-th column
-
-
-class Steps(NamedTuple):
-    """One correlation as its kernel sees it: sizes, and steps through the arrays in numbers."""
-
-    H: int
-    W: int
-    C: int
-    F: int
-    KH: int
-    KW: int
-    SH: int
-    SW: int
-    top: int
-    left: int
-    OH: int
-    OW: int
-    width: int  # pixels in a row of the buffer
-    start: int  # y: first number
-    image: int  # y: from image to image
-    row: int  # y: from row to row
-    pixel: int  # y: from pixel to pixel
-    band: int  # output rows computed at a time
-    bands: int  # bands in an image
-    buffer: int  # numbers in the buffer of a band; tiles may read, and ignore, some behind it
-
-
 def correlate(x, panels, kernel, bias, y, stride, place):
     """y at `place` = bias + x correlated with packed weights of (KH, KW) = `kernel`."""
     s = steps(x.shape, kernel, y.shape, stride, place, x.itemsize)
     work = scratch(x.dtype, s.buffer + ROWS * 2 * WIDEST)
-    run = convolve.alone if multiply_adds(len(x), s) < LITTLE else convolve
-    run(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), len(x), s, work)
-
-
-@functools.lru_cache(maxsize=1024)
-def steps(x_shape, kernel, y_shape, stride, place, itemsize):
-    """The sizes of a correlation; a band is as high as the buffer and the parallel work allow."""
-    N, H, W, C = x_shape
-    KH, KW = kernel
-    _, YH, YW, F = y_shape
-    (SH, SW), (top, left, OH, OW, start, down, right) = stride, place
-    width = (OW - 1) * SW + KW
-    fits = (BAND_BYTES // (width * C * itemsize) - KH) // SH + 1
-    band = max(1, min(fits, -(-OH * N // (2 * CHUNKS)), OH))
-    y_steps = start, YH * YW * F, down * YW * F, right * F
-    buffer = padded_size(((band - 1) * SH + KH) * width * C + ROWS * SW * C + WIDEST)
-    return Steps(
-        H, W, C, F, KH, KW, SH, SW, top, left, OH, OW, width, *y_steps, band, -(-OH // band), buffer
-    )
-
-
-def multiply_adds(N, s):
-    """Multiplications of a correlation of N images."""
-    return N * s.OH * s.OW * s.KH * s.KW * s.C * s.F
-
-
-@inlined
-def copy_band(x, n, first, rows, buffer, s):
-    """What the output rows first, first + 1, ... of image n see."""
-    top, count = first * s.SH - s.top, (rows - 1) * s.SH + s.KH
-    copy_rows(x, n * s.H, s.H, s.W, s.C, top, count, s.left, s.width, s.C, buffer)
+    run = convolve.alone if multiply_adds(s) < LITTLE else convolve
+    run(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), s, work)
 
 
 # ---- forward
 
 
 def pixel_tile(rows, cols):
-    """The product for `rows` pixels beside each other and `cols` registers of filters."""
+    """The product for `rows` outputs beside each other and `cols` registers of filters."""
 
     @inlined
-    def product(buffer, i, panels, j, bias, f, y, o, pixel, s):
+    def product(buffer, i, i_step, panels, j, bias, f, y, o, o_step, s):
         v = lanes(buffer)
         t = load_tile(zeros(buffer, rows, cols), bias, f, 0, v)
         for kh in range(s.KH):
             a, b = i + kh * s.width * s.C, j + kh * s.KW * s.C * 2 * v
             for k in range(s.KW * s.C):
-                t = outer(t, buffer, a + k, s.SW * s.C, panels, b + k * 2 * v, v)
-        store_tile(t, y, o, pixel, v)
+                t = outer(t, buffer, a + k, i_step, panels, b + k * 2 * v, v)
+        store_tile(t, y, o, o_step, v)
 
     return product
 
@@ -159,40 +90,46 @@ wide_pixels, narrow_pixels = pixel_tile(ROWS, 2), pixel_tile(ROWS, 1)
 
 
 @inlined
-def convolve_band(buffer, edge, panels, bias, y, o, rows, s):
-    """`rows` rows of output at y[o], from the band in `buffer`."""
-    v = lanes(buffer)
-    taps = s.KH * s.KW * s.C
-    for f in range(0, s.F, 2 * v):
-        filters = min(2 * v, s.F - f)
-        for h in range(rows):
-            for q in range(0, s.OW, ROWS):
-                pixels = min(ROWS, s.OW - q)
-                place = o + h * s.row + q * s.pixel + f
-                i = (h * s.SH * s.width + q * s.SW) * s.C
-                whole = pixels == ROWS and filters % v == 0
-                target, t, step = (y, place, s.pixel) if whole else (edge, 0, 2 * v)
-                if filters > v:
-                    wide_pixels(buffer, i, panels, f * taps, bias, f, target, t, step, s)
-                else:
-                    narrow_pixels(buffer, i, panels, f * taps, bias, f, target, t, step, s)
-                if not whole:  # a tile that hangs over: keep what belongs to the image
-                    for p in range(pixels):
-                        copy(edge, p * 2 * v, y, place + p * s.pixel, filters)
+def run_of_tiles(buffer, i, edge, panels, bias, y, o, f, tiles, s):
+    """The outputs y[o], y[o + step], ... for one panel of filters, tile by tile."""
+    v, taps = lanes(buffer), s.KH * s.KW * s.C
+    count, i_step, o_step = tiles
+    filters = min(2 * v, s.F - f)
+    for q in range(0, count, ROWS):
+        outputs, a, k = min(ROWS, count - q), i + q * i_step, o + q * o_step + f
+        whole = outputs == ROWS and filters % v == 0
+        target, t, step = (y, k, o_step) if whole else (edge, 0, 2 * v)
+        if filters > v:
+            wide_pixels(buffer, a, i_step, panels, f * taps, bias, f, target, t, step, s)
+        else:
+            narrow_pixels(buffer, a, i_step, panels, f * taps, bias, f, target, t, step, s)
+        if not whole:  # a tile that hangs over: keep what belongs to the output
+            for p in range(outputs):
+                copy(edge, p * 2 * v, y, k + p * o_step, filters)
+
+
+@inlined
+def convolve_band(buffer, edge, panels, bias, y, o, loops, s):
+    """The output at y[o] that the band in `buffer` gives."""
+    outer_loop, inner_loop, tiles = loops
+    for f in range(0, s.F, 2 * lanes(buffer)):
+        for g in range(outer_loop[0]):
+            for h in range(inner_loop[0]):
+                i = g * outer_loop[1] + h * inner_loop[1]
+                k = o + g * outer_loop[2] + h * inner_loop[2]
+                run_of_tiles(buffer, i, edge, panels, bias, y, k, f, tiles, s)
 
 
 @kernel
-def convolve(chunk, x, panels, bias, y, N, s, work):
+def convolve(chunk, x, panels, bias, y, s, work):
     """y = bias + x correlated with the packed weights. Each output is computed in one place."""
     space = work[get_thread_id()]
     edge, buffer = space[: ROWS * 2 * lanes(x)], space[ROWS * 2 * lanes(x) :]
-    items = N * s.bands
-    for item in range(chunk * items // PARTS, (chunk + 1) * items // PARTS):
-        n, first = item // s.bands, item % s.bands * s.band
-        rows = min(s.band, s.OH - first)
-        copy_band(x, n, first, rows, buffer, s)
-        o = s.start + n * s.image + first * s.row
-        convolve_band(buffer, edge, panels, bias, y, o, rows, s)
+    for item in range(chunk * s.items // PARTS, (chunk + 1) * s.items // PARTS):
+        n, images, h, rows = item_of(item, s)
+        copy_band(x, (n, images), h, rows, buffer, s)
+        o = s.start + n * s.image + h * s.row
+        convolve_band(buffer, edge, panels, bias, y, o, axes(images, rows, s), s)
 
 
 # ---- weight gradient
@@ -211,13 +148,12 @@ def weight_gradient(x, dy, window):
     taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
     panels = -(-F // panel_width(x.dtype))
     shares = min(CHUNKS, panels) if KH * taps * filters > dy.size // F * LONG else 1
-    parts = min(-(-CHUNKS // shares), len(x) * s.bands)
+    parts = min(-(-CHUNKS // shares), s.items)
     dw = empty((parts, KH, taps, filters), x.dtype)
     db = empty((parts, filters), x.dtype)
-    work = scratch(x.dtype, s.buffer + padded_size(s.band * s.OW * filters))
-    given = x.reshape(-1), dy.reshape(-1), len(x)
-    run = correlate_gradient.alone if multiply_adds(len(x), s) < LITTLE else correlate_gradient
-    run(parts * shares, *given, dw, db, shares, s, work)
+    work = scratch(x.dtype, s.buffer + padded_size(s.group * s.band * s.OW * filters))
+    run = correlate_gradient.alone if multiply_adds(s) < LITTLE else correlate_gradient
+    run(parts * shares, x.reshape(-1), dy.reshape(-1), dw, db, shares, s, work)
     dweight = (dw[0] if parts == 1 else dw.sum(axis=0))[:, : KW * C, :F]
     return np.ascontiguousarray(dweight).reshape(KH, KW, C, F), db.sum(axis=0)[:F]
 
@@ -229,13 +165,15 @@ def tap_tile(rows, cols):
     """The product for `rows` taps beside each other and `cols` registers of filters."""
 
     @inlined
-    def product(buffer, i, dy, j, pixel, dw, o, filters, rows_out, s):
+    def product(buffer, i, dy, j, pixel, dw, o, filters, band, s):
         v = lanes(buffer)
         t = zeros(buffer, rows, cols)
-        for h in range(rows_out):
-            a, b = i + h * s.SH * s.width * s.C, j + h * s.OW * pixel
-            for q in range(s.OW):
-                t = outer(t, buffer, a + q * s.SW * s.C, 1, dy, b + q * pixel, v)
+        for n in range(band[0]):
+            for h in range(band[1]):
+                a = i + n * s.size + h * s.SH * s.width * s.C
+                b = j + (n * band[1] + h) * s.OW * pixel
+                for q in range(s.OW):
+                    t = outer(t, buffer, a + q * s.SW * s.C, 1, dy, b + q * pixel, v)
         add_tile(t, dw, o, filters, v)
 
     return product
@@ -245,8 +183,8 @@ wide_taps, narrow_taps = tap_tile(ROWS, 2), tap_tile(ROWS, 1)
 
 
 @inlined
-def gradient_band(buffer, dy, j, pixel, dw, db, share, rows, s):
-    """Add what one band contributes to dw (KH, taps, filters) and db (filters,), for a share."""
+def gradient_band(buffer, dy, j, pixel, dw, db, share, band, s):
+    """Add what a band of (images, rows) contributes to dw (KH, taps, filters) and db (filters,)."""
     v, filters = lanes(buffer), db.size
     taps = -(-s.KW * s.C // ROWS) * ROWS
     for f in range(share[0], share[1], 2 * v):
@@ -255,40 +193,38 @@ def gradient_band(buffer, dy, j, pixel, dw, db, share, rows, s):
                 o = (kh * taps + r) * filters + f
                 i = kh * s.width * s.C + r
                 if f + v < s.F:
-                    wide_taps(buffer, i, dy, j + f, pixel, dw, o, filters, rows, s)
+                    wide_taps(buffer, i, dy, j + f, pixel, dw, o, filters, band, s)
                 else:
-                    narrow_taps(buffer, i, dy, j + f, pixel, dw, o, filters, rows, s)
+                    narrow_taps(buffer, i, dy, j + f, pixel, dw, o, filters, band, s)
     for f in range(share[0], min(share[1], s.F), v):
         total = load(dy, j + f)
-        for q in range(1, rows * s.OW):
+        for q in range(1, band[0] * band[1] * s.OW):
             total = total + load(dy, j + q * pixel + f)
         store(db, f, load(db, f) + total)
 
 
 @kernel
-def correlate_gradient(item, x, dy, N, dw, db, shares, s, work):
+def correlate_gradient(number, x, dy, dw, db, shares, s, work):
     """A share of the filters of a part of dw and db: the sum over its bands, in their order."""
     parts, filters = db.shape
     v = lanes(dy)
-    k, width = item // shares, -(-filters // (2 * v * shares)) * 2 * v
-    share = item % shares * width, min((item % shares + 1) * width, filters)
+    k, width = number // shares, -(-filters // (2 * v * shares)) * 2 * v
+    share = number % shares * width, min((number % shares + 1) * width, filters)
     buffer, copied = work[get_thread_id()][: s.buffer], work[get_thread_id()][s.buffer :]
     dwk, dbk = dw[k].reshape(-1), db[k]
     for o in range(0, dwk.size, filters):
         clear(dwk, o + share[0], share[1] - share[0])
     clear(dbk, share[0], share[1] - share[0])
-    bands = N * s.bands
-    for band in range(k * bands // parts, (k + 1) * bands // parts):
-        n, first = band // s.bands, band % s.bands * s.band
-        rows = min(s.band, s.OH - first)
-        copy_band(x, n, first, rows, buffer, s)
-        j = n * s.image + first * s.row
+    for item in range(k * s.items // parts, (k + 1) * s.items // parts):
+        n, images, h, rows = item_of(item, s)
+        copy_band(x, (n, images), h, rows, buffer, s)
+        j, band = n * s.image + h * s.row, (images, rows)
         if s.F % v == 0:
-            gradient_band(buffer, dy, j, s.F, dwk, dbk, share, rows, s)
+            gradient_band(buffer, dy, j, s.F, dwk, dbk, share, band, s)
         else:
-            for q in range(rows * s.OW):
+            for q in range(images * rows * s.OW):
                 copy(dy, j + q * s.F, copied, q * filters, s.F)
-            gradient_band(buffer, copied, 0, filters, dwk, dbk, share, rows, s)
+            gradient_band(buffer, copied, 0, filters, dwk, dbk, share, band, s)
 
 
 # ---- input gradient

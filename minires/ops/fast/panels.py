@@ -4,7 +4,7 @@ import numpy as np
 
 from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty
-from minires.ops.fast.simd import BITS
+from minires.ops.fast.simd import BITS, copy_first, lanes, load, same, store
 
 FEW = 2**17  # numbers for which other threads are not woken
 LITTLE = 2**20  # and multiply-adds
@@ -65,17 +65,23 @@ WIDEST = 16  # numbers in the widest register
 @inlined
 def clear(a, i, n):
     """a[i : i + n] = 0."""
-    part = a[i : i + n]
-    for j in range(part.size):
-        part[j] = 0
+    v = lanes(a)
+    last = i + n - n % v
+    for j in range(i, last, v):
+        store(a, j, same(a, 0))
+    for j in range(last, i + n):
+        a[j] = 0
 
 
 @inlined
 def copy(source, i, target, j, n):
     """target[j : j + n] = source[i : i + n]."""
-    s, t = source[i : i + n], target[j : j + n]
-    for k in range(min(s.size, t.size)):
-        t[k] = s[k]
+    v = lanes(source)
+    last = n - n % v
+    for k in range(0, last, v):
+        store(target, j + k, load(source, i + k))
+    if last < n:
+        copy_first(source, i + last, target, j + last, n - last)
 
 
 @inlined

@@ -12,7 +12,7 @@ next pixels of the row as well: a NaN stays visible, but may be wider than the r
 
 from numba import get_thread_id
 
-from minires.ops.fast.direct import Place, multiply_adds, steps
+from minires.ops.fast.bands import Place, multiply_adds, steps
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import LITTLE, WIDEST, clear, copy, pack, padded_size, panel_width
@@ -35,7 +35,7 @@ def input_gradient(shape, weight, dy, window):
     dx = empty(shape, dy.dtype)
     size = padded_size(((s.OH - 1) * s.SH + KH) * s.width * C + 2 * WIDEST)
     work = scratch(dy.dtype, size + ROWS * (F + 2 * WIDEST))
-    run = scatter.alone if multiply_adds(len(dy), s) < LITTLE else scatter
+    run = scatter.alone if multiply_adds(s) < LITTLE else scatter
     run(PARTS, dy.reshape(-1), pack(rows), dx.reshape(-1), shape[0], size, s, work)
     return dx
 

@@ -155,6 +155,42 @@ def store(typing, a, i, value):
     return types.void(a, types.intp, value), emit
 
 
+def first_lanes(b, vec, n):
+    """The mask of the first `n` lanes, for LLVM's masked loads and stores."""
+    numbers = ir.Constant(ir.VectorType(I32, vec.lanes), list(range(vec.lanes)))
+    blank = ir.Constant(numbers.type, ir.Undefined)
+    n = b.insert_element(blank, b.trunc(n, I32), I32(0))
+    n = b.shuffle_vector(n, blank, ir.Constant(numbers.type, None))
+    return b.icmp_signed("<", numbers, n)
+
+
+def masked(b, name, vec, result, kinds):
+    """The masked load or store of LLVM for registers of one kind."""
+    name = f"llvm.masked.{name}.v{vec.lanes}f{vec.dtype.bitwidth}.p0"
+    return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, kinds), name)
+
+
+@intrinsic
+def copy_first(typing, a, i, target, j, n):
+    """target[j : j + n] = a[i : i + n] for n of at most one register; nothing else is touched."""
+    vec = Vec(a.dtype)
+
+    def emit(context, b, signature, values):
+        array, i, other, j, n = values
+        kind, mask = vec.llvm(), first_lanes(b, vec, n)
+        source = address(context, b, signature.args[0], array, i)
+        place = address(context, b, signature.args[2], other, j)
+        pointer, align = kind.as_pointer(), I32(vec.dtype.bitwidth // 8)
+        source, place = b.bitcast(source, pointer), b.bitcast(place, pointer)
+        load = masked(b, "load", vec, kind, [pointer, I32, mask.type, kind])
+        store = masked(b, "store", vec, ir.VoidType(), [kind, pointer, I32, mask.type])
+        value = b.call(load, [source, align, mask, ir.Constant(kind, None)])
+        b.call(store, [value, place, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, target, types.intp, types.intp), emit
+
+
 @intrinsic
 def prefetch(typing, a, i):
     """Ask for the cache line of a[i] without waiting for it; nothing happens if `i` is outside."""
