@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+import minires
 from minires.core import Layer, Observer, Parameter, observe, retain_caches
 from minires.layers import BatchNorm2d, Conv2d, Dense, Dropout, ReLU, Residual, Sequential
 
@@ -341,3 +342,57 @@ def test_one_layer_cannot_be_put_into_two_places_later():
     model = Sequential(ReLU(), ReLU())
     with pytest.raises(ValueError, match="each layer in one place"):
         setattr(model, "0", model[1])
+
+
+class TestWithoutInputGradient:
+    """`backward(dy, input_gradient=False)`: the gradients of the Parameters, and no dx."""
+
+    def grads(self, model, x, dy, **options):
+        for parameter in model.parameters():
+            parameter.grad[...] = 0
+        model.forward(x, training=True)
+        dx = model.backward(dy, **options)
+        return dx, [parameter.grad.copy() for parameter in model.parameters()]
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_parameters_get_the_same_gradients(self, fused, rng):
+        model = minires.models.resnet8(rng=0, input_shape=(9, 8, 3))
+        model = minires.fuse(model) if fused else model
+        x = rng.standard_normal((4, 9, 8, 3), dtype=np.float32)
+        dy = rng.standard_normal((4, 10), dtype=np.float32)
+        dx, expected = self.grads(model, x, dy)
+        nothing, found = self.grads(model, x, dy, input_gradient=False)
+        assert dx.shape == x.shape
+        assert nothing is None
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_a_backward_of_one_s_own_is_used(self, rng):
+        class Doubled(Sequential):
+            def _backward(self, dy, cache):
+                return super()._backward(2 * dy, cache)
+
+        x, dy = rng.standard_normal((2, 3)), rng.standard_normal((2, 4))
+        plain = Sequential(Dense(3, 4, rng=0)).astype(np.float64)
+        model = Doubled(Dense(3, 4, rng=0)).astype(np.float64)
+        _, expected = self.grads(plain, x, 2 * dy)
+        _, found = self.grads(model, x, dy, input_gradient=False)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_observers_still_see_dx(self, rng):
+        class Sees(Observer):
+            shapes = ()
+
+            def after_backward(self, layer, dy, dx):
+                self.shapes += (dx.shape,)
+
+        model = Sequential(Conv2d(2, 3, 3, rng=0), ReLU())
+        x = rng.standard_normal((2, 5, 5, 2), dtype=np.float32)
+        with observe(model, Sees()) as seen:
+            y = model.forward(x, training=True)
+            assert model.backward(y, input_gradient=False) is None
+        assert seen.shapes == ((2, 3, 3, 3), (2, 5, 5, 2), (2, 5, 5, 2))
+
+    def test_an_empty_sequence_has_nothing_to_do(self, rng):
+        model, x = Sequential(), rng.standard_normal((2, 3))
+        model.forward(x)
+        assert model.backward(x, input_gradient=False) is None

@@ -145,6 +145,57 @@ def test_convolution_takes_any_layout_and_leaves_it_alone(dtype):
             assert_array_equal(a, e)
 
 
+@given(convolutions() | winograd_convolutions(), DTYPES, st.booleans())
+def test_what_a_convolution_does_on_the_way_equals_the_reference(problem, dtype, relu):
+    x, w, options, seed = problem
+    shape = reference.conv2d_forward(np.zeros(x, dtype), np.zeros(w, dtype), **options)[0].shape
+    x, w, b, dy, residual, other = arrays(seed, x, w, w[3:], shape, shape, x, dtype=dtype)
+    results = []
+    for ops, kind in ((fast, dtype), (reference, np.float64)):
+        given_arrays = [a.astype(kind) for a in (x, w, b)]
+        y = ops.conv2d_add_relu_forward(*given_arrays, residual.astype(kind), relu=relu, **options)
+        z, cache, moments = ops.conv2d_moments_forward(*given_arrays, **options)
+        dx, *gradients = ops.conv2d_add_backward(dy.astype(kind), cache, other.astype(kind))
+        alone = ops.conv2d_weight_backward(dy.astype(kind), cache)
+        results.append((y, z, *moments, dx, *gradients, *alone))
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    for a, e in zip(*results, strict=True):
+        assert a.dtype == dtype
+        assert_allclose(a, e, rtol=tolerance, atol=3 * tolerance * max(1, np.abs(e).max()))
+
+
+def test_a_residual_of_another_shape_is_refused():
+    x, w = np.ones((2, 8, 8, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
+    for ops in (fast, reference):
+        with pytest.raises(ValueError, match=r"expects residual of shape \(2, 6, 6, 16\), got"):
+            ops.conv2d_add_relu_forward(x, w, None, np.ones_like(x))
+
+
+def test_the_moments_of_a_convolution_survive_a_large_mean(rng):
+    x = rng.standard_normal((8, 12, 10, 16), dtype=np.float32)
+    w = (0.1 * rng.standard_normal((3, 3, 16, 32))).astype(np.float32)
+    y, _, (mean, var) = fast.conv2d_moments_forward(x, w, np.full(32, 1e3, np.float32), padding=1)
+    exact = y.astype(np.float64)
+    assert_allclose(mean, exact.mean(axis=(0, 1, 2)), rtol=1e-7)
+    assert_allclose(var, exact.var(axis=(0, 1, 2)), rtol=1e-5)
+
+
+# few pixels and many weights (cut by filters), few tiles (shared filters), small images in groups
+LARGE = [
+    ((2, 7, 7, 130), (3, 3, 130, 300), 1),
+    ((1, 5, 6, 70), (3, 3, 70, 200), 1),
+    ((40, 2, 3, 9), (3, 3, 9, 40), 1),
+    ((33, 3, 1, 24), (1, 1, 24, 40), 0),
+    ((3, 17, 2, 31), (5, 5, 31, 18), 2),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("x", "w", "padding"), LARGE)
+def test_every_way_through_images_and_filters_equals_the_reference(x, w, padding, dtype):
+    check_convolution((x, w, {"padding": padding}, 7), dtype)
+
+
 # ---- batch norm
 
 
@@ -287,6 +338,9 @@ def test_the_padded_shortcut_equals_the_reference_exactly(shape, stride, dtype):
         dx = fast.pad_shortcut_backward(dy, cache)
         assert dx.dtype == dtype
         assert_array_equal(dx, reference.pad_shortcut_backward(dy, cache))
+        onto, expected = x.copy(), x + dx
+        fast.pad_shortcut_backward_onto(onto, dy, cache)
+        assert_array_equal(onto, expected)
 
 
 # ---- threads

@@ -14,8 +14,21 @@ from minires.ops.fast.panels import LITTLE, WIDEST, copy_rows, padded_size
 from minires.ops.fast.simd import ROWS
 
 BAND_BYTES = 128 * 1024  # of the buffer: a part of the L2 cache, the weights take another
+MANY_BYTES = 384 * 1024  # if the weights do not fit beside it anyway, but stream past each band
 FEW_PIXELS = 64  # in the images of a group, below which it grows: a tile is loaded and stored once
 ALONG_ROWS, DOWN_COLUMNS, ACROSS_IMAGES = range(3)
+
+
+def pixel_rows(shape, window):
+    """(N, H, W) that is as good for the pixels of `shape` (N, H, W, C), and the window there.
+
+    For a 1x1 kernel that visits every pixel it does not matter which pixels are neighbours.
+    """
+    N, H, W, _ = shape
+    if window.kernel != (1, 1) or window.stride != (1, 1) or window.out != (H, W):
+        return (N, H, W), window
+    width = next((n for n in (256, 128, 64, 32, 16, 8) if N * H * W % n == 0), H * W)
+    return (N * H * W // width, 1, width), window._replace(out=(1, width))
 
 
 class Place(NamedTuple):
@@ -61,16 +74,22 @@ class Steps(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def steps(x_shape, kernel, y_shape, stride, place, itemsize):
-    """The Steps of a correlation; bands are as high as the buffer and the parallel work allow."""
+def steps(x_shape, kernel, y_shape, stride, place, itemsize, whole=False):
+    """The Steps of a correlation; bands are as high as the buffer and the parallel work allow.
+
+    With `whole` the work is shared out by filters, and images need not be cut for it.
+    """
     N, H, W, C = x_shape
     KH, KW = kernel
     _, YH, YW, F = y_shape
     (SH, SW), (top, left, OH, OW, start, down, right) = stride, place
     width = (OW - 1) * SW + KW
-    room = BAND_BYTES // (width * C * itemsize)  # rows
+    large = KH * KW * C * F * itemsize > MANY_BYTES
+    room = (MANY_BYTES if large else BAND_BYTES) // (width * C * itemsize)  # rows
     little = N * OH * OW * KH * KW * C * F < LITTLE
-    most = N * OH if little else -(-OH * N // (2 * CHUNKS))  # rows, or there is nothing to share
+    most = (
+        N * OH if little or whole else -(-OH * N // (2 * CHUNKS))
+    )  # rows, or there is nothing to share
     band = max(1, min((room - KH) // SH + 1, most, OH))
     height = (band - 1) * SH + KH
     group, axis = 1, ALONG_ROWS

@@ -2,26 +2,29 @@
 `scatter.py` the gradient of an input with few channels.
 
 `covers` says what is left to the reference (groups, dilation), `winograd.pays` and
-`winograd.gradient_pays` what goes there. Winograd takes float32 only: its error is 1e-5 of the
-largest output where the direct sum has 1e-6; float64, which is there to check, stays direct.
+`winograd.gradient_pays` what goes there, and `choice.py` where the reference is faster. Winograd
+takes float32 only: its error is 1e-5 of the largest output where the direct sum has 1e-6; float64,
+which is there to check, stays direct.
 Read next: `direct.py`.
 """
 
 import functools
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from minires.ops import reference
-from minires.ops.fast import direct, scatter, winograd
+from minires.ops.fast import choice, direct, scatter, winograd
 from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
 from minires.ops.reference.conv import ConvCache
-from minires.ops.window import resolve_window
+from minires.ops.window import Window, resolve_window
 
 
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlate images with filters; see `reference.conv2d_forward`."""
-    window, way = plan(x, weight, stride, padding, dilation, groups)
+    window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
     if way is reference:
         return reference.conv2d_forward(
             x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -66,8 +69,8 @@ def backward(dy, cache, other=None):
 def way_back(dy, cache):
     """The module that runs the gradients, and the window."""
     x, weight, (_, stride, padding, dilation, _), groups = cache
-    window, way = plan(x, weight, stride, padding, dilation, groups)
-    return way if dy.dtype == x.dtype else reference, window
+    plan = plan_for(x, weight, stride, padding, dilation, groups)
+    return plan.back if dy.dtype == x.dtype else reference, plan.window
 
 
 def weight_gradient(dy, cache, way, window):
@@ -77,8 +80,17 @@ def weight_gradient(dy, cache, way, window):
     return way.weight_gradient(np.ascontiguousarray(cache.x), dy, window)
 
 
-def plan(x, weight, *options):
-    """The window of a convolution, and the module that runs it; remembered for the next call."""
+class Plan(NamedTuple):
+    """How a convolution of some shapes is run."""
+
+    window: Window
+    way: ModuleType  # of the forward
+    back: ModuleType  # of the gradients
+    covered: bool  # whether there are kernels, whatever pays
+
+
+def plan_for(x, weight, *options):
+    """The Plan; remembered for the next call."""
     kinds = x.shape, x.dtype, weight.shape, weight.dtype
     try:
         return remembered(*kinds, *options)
@@ -87,12 +99,15 @@ def plan(x, weight, *options):
 
 
 def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups):
-    """What `plan` remembers."""
+    """What `plan_for` remembers."""
     window = resolve_window("conv2d", x_shape[1:3], w_shape[:2], stride, padding, dilation)
     if not covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):
-        return window, reference
-    quick = winograd.pays(x_shape, x_dtype, w_shape, window)
-    return window, winograd if quick else direct
+        return Plan(window, reference, reference, False)
+    if winograd.pays(x_shape, x_dtype, w_shape, window):
+        return Plan(window, winograd, winograd, True)
+    given = x_shape, w_shape, window, x_dtype.itemsize
+    way = direct if choice.forward_pays(*given) else reference
+    return Plan(window, way, direct if choice.backward_pays(*given) else reference, True)
 
 
 remembered = functools.lru_cache(maxsize=4096)(choose)
@@ -118,7 +133,7 @@ def covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):
 
 def covers_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """The same, of the arguments of `conv2d_forward`."""
-    return plan(x, weight, stride, padding, dilation, groups)[1] is not reference
+    return plan_for(x, weight, stride, padding, dilation, groups).covered
 
 
 COVERS = {"conv2d_forward": covers_forward}

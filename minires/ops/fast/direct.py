@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_thread_id
 
-from minires.ops.fast.bands import Place, axes, copy_band, item_of, multiply_adds, steps
+from minires.ops.fast.bands import Place, axes, copy_band, item_of, multiply_adds, pixel_rows, steps
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
@@ -52,10 +52,12 @@ from minires.ops.fast.simd import (
 def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
     y = empty((len(x), *window.out, weight.shape[3]), x.dtype)
+    pixels, window = pixel_rows(x.shape, window)
     (top, _), (left, _) = window.padding
     panels = kept("direct", weight, lambda weight: pack(by_taps(weight)))
     place = Place(top, left, *window.out, 0, 1, 1)
-    correlate(x, panels, window.kernel, bias, y, window.stride, place)
+    x, target = x.reshape(*pixels, -1), y.reshape(pixels[0], *window.out, -1)
+    correlate(x, panels, window.kernel, bias, target, window.stride, place)
     return y
 
 
@@ -142,12 +144,15 @@ def weight_gradient(x, dy, window):
     large weights and few pixels are cut by filters, small weights and many pixels by images.
     """
     (KH, KW), C, F = window.kernel, x.shape[3], dy.shape[3]
+    pixels, window = pixel_rows(x.shape, window)
+    x, dy = x.reshape(*pixels, C), dy.reshape(pixels[0], *window.out, F)
     (top, _), (left, _) = window.padding
     place = Place(top, left, *window.out, 0, 1, 1)
-    s = steps(x.shape, window.kernel, dy.shape, window.stride, place, x.itemsize)
     taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
     panels = -(-F // panel_width(x.dtype))
     shares = min(CHUNKS, panels) if KH * taps * filters > dy.size // F * LONG else 1
+    given = x.shape, window.kernel, dy.shape, window.stride, place, x.itemsize
+    s = steps(*given, whole=shares == CHUNKS)
     parts = min(-(-CHUNKS // shares), s.items)
     dw = empty((parts, KH, taps, filters), x.dtype)
     db = empty((parts, filters), x.dtype)
@@ -238,8 +243,9 @@ def input_gradient(shape, weight, dy, window):
     stride 1, in reverse order.
     """
     (KH, KW), (SH, SW), ((top, _), (left, _)), *_ = window
-    _, H, W, C = shape
-    dx = empty(shape, dy.dtype)
+    C, result = shape[3], empty(shape, dy.dtype)
+    (N, H, W), window = pixel_rows(shape, window)
+    dx, dy = result.reshape(N, H, W, C), dy.reshape(N, *window.out, -1)
     if KH < SH or KW < SW:
         dx[...] = 0  # some phase has no taps
     bias, backwards = padded(np.zeros(C, dy.dtype)), by_taps(turned(weight))
@@ -250,7 +256,7 @@ def input_gradient(shape, weight, dy, window):
             panels = pack(backwards, [r * KW + c for r in rows.taps for c in cols.taps])
             kernel = len(rows.taps), len(cols.taps)
             correlate(dy, panels, kernel, bias, dx, (1, 1), place)
-    return dx
+    return result
 
 
 class Phase(NamedTuple):

@@ -21,7 +21,7 @@ from minires.ops.fast.batchnorm import (
     training_backward,
     training_forward,
 )
-from minires.ops.fast.conv import backward, conv2d_forward, filled, plan
+from minires.ops.fast.conv import backward, conv2d_forward, filled, plan_for
 from minires.ops.fast.epilogue import finish_in_place, join, moments
 from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
@@ -42,7 +42,7 @@ def conv2d_add_relu_forward(
     groups=1,
 ):
     """relu(conv2d(x) + residual) without a cache; see `reference`."""
-    window, way = plan(x, weight, stride, padding, dilation, groups)
+    window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
     if residual is not None:
         shape = len(x), *window.out, weight.shape[3]
         expect_array("conv2d_add_relu", "residual", residual, shape, like="the output")
@@ -60,7 +60,7 @@ def conv2d_add_relu_forward(
 
 def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """A convolution, and mean and variance of its output; see `reference`."""
-    window, way = plan(x, weight, stride, padding, dilation, groups)
+    window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
     F = weight.shape[3]
     if way is winograd and F % WIDEST == 0:
         x, found = np.ascontiguousarray(x), moments(F)

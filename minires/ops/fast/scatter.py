@@ -20,9 +20,15 @@ from minires.ops.fast.simd import ROWS, add_tile, lanes, outer, store_tile, zero
 
 
 def pays(shape, window, dtype):
-    """Whether it takes at most half the products, and there are images for the threads."""
-    KW, C, v = window.kernel[1], shape[3], panel_width(dtype) // 2
-    return shape[0] >= CHUNKS and 2 * -(-KW * C // v) <= KW * -(-C // v)
+    """Whether it takes at most half the products, and there are images for the threads.
+
+    `direct.py` also multiplies the zeros around dy, which are most of it where kernels are large
+    and dy is small.
+    """
+    KW, (N, H, W, C), v = window.kernel[1], shape, panel_width(dtype) // 2
+    here = math.prod(window.out) * -(-KW * C // v)
+    there = H * W / math.prod(window.stride) * KW * -(-C // v)
+    return N >= CHUNKS and 2 * here <= there
 
 
 def input_gradient(shape, weight, dy, window):
