@@ -10,6 +10,8 @@ The idle lanes behind the taps hold zeros, so where dy is not finite they add 0 
 next pixels of the row as well: a NaN stays visible, but may be wider than the reference's.
 """
 
+import math
+
 from numba import get_thread_id
 
 from minires.ops.fast.bands import Place, multiply_adds, steps
