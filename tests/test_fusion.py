@@ -124,7 +124,7 @@ def test_a_folded_model_in_another_dtype_has_weights_of_its_own(ops, rng):
 def test_what_is_kept_of_read_only_weights_goes_with_them(rng):
     from minires.ops.fast import keep
 
-    x, weight = rng.standard_normal((1, 6, 6, 4)), rng.standard_normal((3, 3, 4, 5))
+    x, weight = rng.standard_normal((1, 40, 40, 16)), rng.standard_normal((3, 3, 16, 32))
     first, _ = fast.conv2d_forward(x, weight)
     before = len(keep._kept)
     weight.flags.writeable = False
@@ -137,7 +137,7 @@ def test_what_is_kept_of_read_only_weights_goes_with_them(rng):
 
 
 def test_a_read_only_view_of_weights_that_may_change_is_not_kept(rng):
-    x, weight = rng.standard_normal((1, 6, 6, 4)), rng.standard_normal((3, 3, 4, 5))
+    x, weight = rng.standard_normal((1, 40, 40, 16)), rng.standard_normal((3, 3, 16, 32))
     view = weight[...]
     view.flags.writeable = False
     fast.conv2d_forward(x, view)

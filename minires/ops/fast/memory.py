@@ -10,6 +10,7 @@ and only the end of the Block (`__del__`) gives the memory back. Blocks start at
 bytes, a cache line and a 512-bit register.
 """
 
+import collections
 import math
 import os
 import threading
@@ -35,16 +36,21 @@ class Idle:
     """Memory that waits for its next use.
 
     Live and idle bytes together exceed the most ever live by a sixteenth at most.
+
+    A garbage collection may end Blocks at any moment, also while this very class is at work. So
+    what comes back is only put down, in `returned`, and looked at when memory is next asked for.
     """
 
     def __init__(self):
-        self.lock = threading.RLock()  # re-entrant: a garbage collection may end a Block inside
+        self.lock = threading.Lock()
+        self.returned = collections.deque()
         self.blocks = {}  # {nbytes: [Memory]}
         self.live = self.idle = self.peak = 0
 
     def take(self, nbytes):
         """Memory of that size: one that waits, a piece of a larger one, or new."""
         with self.lock:
+            self.settle()
             waiting = self.blocks.get(nbytes)
             self.live += nbytes
             self.peak = max(self.peak, self.live)
@@ -60,16 +66,17 @@ class Idle:
         start = owner.ctypes.data
         return Memory(nbytes, start + -start % ALIGNMENT, owner)
 
-    def limit(self):
-        """Bytes, live and idle, from which memory is cut up or returned instead of added."""
-        return self.peak + self.peak // 16
-
-    def give(self, memory):
-        """Let it wait for its next use."""
-        with self.lock:
+    def settle(self):
+        """Let wait what has come back."""
+        while self.returned:
+            memory = self.returned.popleft()
             self.live -= memory.nbytes
             self.idle += memory.nbytes
             self.wait(memory)
+
+    def limit(self):
+        """Bytes, live and idle, from which memory is cut up or returned instead of added."""
+        return self.peak + self.peak // 16
 
     def wait(self, memory):
         """The last piece that comes back makes the whole again."""
@@ -109,19 +116,18 @@ class Idle:
 
     def shrink(self, limit):
         """Return memory, large blocks first, until at most `limit` bytes wait; pieces stay."""
-        with self.lock:
-            for nbytes in sorted(self.blocks, reverse=True):
-                waiting = self.blocks[nbytes]
-                while self.idle > limit and waiting and waiting[-1].whole is None:
-                    waiting.pop()
-                    self.idle -= nbytes
-                if not waiting:
-                    del self.blocks[nbytes]
+        for nbytes in sorted(self.blocks, reverse=True):
+            waiting = self.blocks[nbytes]
+            while self.idle > limit and waiting and waiting[-1].whole is None:
+                waiting.pop()
+                self.idle -= nbytes
+            if not waiting:
+                del self.blocks[nbytes]
 
 
 idle = Idle()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: setattr(idle, "lock", threading.RLock()))
+    os.register_at_fork(after_in_child=lambda: setattr(idle, "lock", threading.Lock()))
 
 
 class Block:
@@ -138,8 +144,8 @@ class Block:
             "data": (self.memory.address, False),
         }
 
-    def __del__(self, give=idle.give):
-        give(self.memory)
+    def __del__(self, put_down=idle.returned.append):
+        put_down(self.memory)
 
 
 def empty(shape, dtype):
@@ -159,8 +165,10 @@ def empty(shape, dtype):
 
 def release():
     """Return all idle memory to the system."""
-    idle.shrink(0)
-    idle.peak = idle.live
+    with idle.lock:
+        idle.settle()
+        idle.shrink(0)
+        idle.peak = idle.live
 
 
 _scratch = {}
