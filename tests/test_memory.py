@@ -73,7 +73,7 @@ def test_memory_goes_back_to_the_system_before_more_is_taken(idle):
 
 def test_a_garbage_collection_in_the_middle_changes_nothing(idle, monkeypatch):
     def collects(*args, **options):  # memory that only the collector finds comes back here
-        gc.collect()
+        gc.collect(0)
         return made(*args, **options)
 
     made = memory.Memory
