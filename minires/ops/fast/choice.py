@@ -2,7 +2,9 @@
 
 The kernels lose where their registers would be half empty (few filters, a 2x2 image), where weights
 are many and pixels few, so that packing them takes longer than using them, and where there is so
-little to do that Python is the larger part. The reference loses where its columns are large, and
+little to do that Python is the larger part. The reference loses where BLAS wakes its threads,
+which stay awake for a while and take the cores of the kernels that follow; so it must be clearly
+faster to be called for much work. It loses where its columns are large, and
 where the runs that it copies them in are short. In between a model of both decides, in
 microseconds: a sum over amounts of work with fixed prices.
 
@@ -17,7 +19,8 @@ import math
 from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-CLEARLY = 0.85  # a way that is only as good as the other by this model is left
+QUIET = 2**18  # multiply-adds up to which BLAS stays on one thread
+LOUD = 1.5  # how much faster its threads must be, which then get in the way of the kernels'
 
 
 def forward_pays(x_shape, w_shape, window, itemsize):
@@ -30,7 +33,7 @@ def forward_pays(x_shape, w_shape, window, itemsize):
     kernel = 19 + 3.3e-4 * math.prod(w_shape) + 2.0e-5 * wide
     kernel += 1.0e-4 * math.prod(x_shape) + 1.2e-4 * outputs
     matrix = 13.5 + 3.7e-3 * runs + 3.7e-4 * columns + 1.2e-5 * products + 3.3e-4 * outputs
-    return kernel < CLEARLY * matrix
+    return kernel < matrix * (1 if products <= QUIET else LOUD)
 
 
 def backward_pays(x_shape, w_shape, window, itemsize):
@@ -43,7 +46,7 @@ def backward_pays(x_shape, w_shape, window, itemsize):
     kernel = 44 + 0.8 * phases + 2.1e-3 * weights + 3.1e-5 * wide
     kernel += 3.7e-4 * math.prod(x_shape) + 2.6e-4 * outputs
     matrix = 22 + 1.4e-2 * runs + 1.6e-3 * columns + 2.6e-5 * products + 6.2e-4 * outputs
-    return kernel < CLEARLY * matrix
+    return kernel < matrix * (1 if products <= QUIET else LOUD)
 
 
 def amounts(x_shape, window, C):
