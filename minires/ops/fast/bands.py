@@ -92,34 +92,12 @@ def steps(x_shape, kernel, y_shape, stride, place, itemsize, whole=False):
     )  # rows, or there is nothing to share
     band = max(1, min((room - KH) // SH + 1, most, OH))
     height = (band - 1) * SH + KH
-    group, axis = 1, ALONG_ROWS
-    if band == OH:
-        group = max(1, min(N, room // height, most // OH))
-    waste = [idle_rows(OW), idle_rows(band), idle_rows(group - group % ROWS or group)]
-    if waste[ALONG_ROWS] > 1 / 4:
-        axis = waste.index(min(waste))
-    if axis == ACROSS_IMAGES:
-        group -= group % ROWS if group > ROWS else 0
-    else:
-        group = min(group, -(-FEW_PIXELS // (OH * OW)))
+    group = max(1, min(N, room // height, most // OH)) if band == OH else 1
+    axis, group = tile_axis(OH, OW, band, group)
     size = padded_size(height * width * C)
-    behind = {ALONG_ROWS: SW * C, DOWN_COLUMNS: SH * width * C, ACROSS_IMAGES: size}
+    behind = ROWS * (SW * C, SH * width * C, size)[axis]
     return Steps(
-        N,
-        H,
-        W,
-        C,
-        F,
-        KH,
-        KW,
-        SH,
-        SW,
-        top,
-        left,
-        OH,
-        OW,
-        width,
-        start,
+        *(N, H, W, C, F, KH, KW, SH, SW, top, left, OH, OW, width, start),
         image=YH * YW * F,
         row=down * YW * F,
         pixel=right * F,
@@ -129,8 +107,17 @@ def steps(x_shape, kernel, y_shape, stride, place, itemsize, whole=False):
         items=-(-N // group) * -(-OH // band),
         size=size,
         axis=axis,
-        buffer=group * size + padded_size(ROWS * behind[axis] + WIDEST),
+        buffer=group * size + padded_size(behind + WIDEST),
     )
+
+
+def tile_axis(OH, OW, band, group):
+    """Along which axis fewer rows of the tiles are idle, and how many of `group` images to take."""
+    waste = idle_rows(OW), idle_rows(band), idle_rows(group - group % ROWS or group)
+    axis = waste.index(min(waste)) if waste[ALONG_ROWS] > 1 / 4 else ALONG_ROWS
+    if axis == ACROSS_IMAGES:
+        return axis, group - group % ROWS or group
+    return axis, min(group, -(-FEW_PIXELS // (OH * OW)))
 
 
 def idle_rows(n):
