@@ -108,7 +108,10 @@ class Observer:
         """`layer` has turned `x` into `y`."""
 
     def after_backward(self, layer, dy, dx):
-        """`layer` has turned the upstream gradient `dy` into `dx`."""
+        """`layer` has turned the upstream gradient `dy` into `dx`.
+
+        In a fused model `dx` may hold the gradient of the other path already.
+        """
 
 
 class Layer(Copyable):

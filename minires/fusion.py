@@ -60,7 +60,7 @@ def first_group(layers):
     """How many of [(name, layer), ...] become one, and that one."""
     kinds = [type(layer) for _, layer in layers[:3]]
     first = layers[0][1]
-    if kinds[:2] == [Conv2d, BatchNorm2d]:
+    if kinds[:2] == [Conv2d, BatchNorm2d] and fit(first, layers[1][1]):
         name, norm = layers[1]
         relu = kinds[2:] == [ReLU]
         return 2 + relu, ConvNorm(first, norm, name, relu=relu)
@@ -69,6 +69,12 @@ def first_group(layers):
     if kinds[1:2] == [ReLU] and ends_in_norm(first):
         return 2, FusedResidual(fuse(first.branch), fuse(first.shortcut), first.ops)
     return 1, fuse(first)
+
+
+def fit(conv, norm):
+    """Whether the norm takes what the convolution gives; if not, it is theirs to say so."""
+    same = conv.out_channels == norm.num_features
+    return same and conv.weight.dtype == norm.gamma.dtype
 
 
 def ends_in_norm(layer):

@@ -5,9 +5,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 import minires
+from minires.finite import NonFiniteError
 from minires.layers.fused import ConvNorm, FusedResidual
 from minires.models import cifar
 from minires.ops import fast, reference
+from minires.training import train_step
 
 OPS = pytest.mark.parametrize("ops", [reference, fast], ids=["reference", "fast"])
 MODELS = pytest.mark.parametrize(
@@ -155,3 +157,56 @@ def test_a_nan_in_a_fused_model_is_traced_to_its_layer(ops, rng):
         minires.train_step(fused, minires.SoftmaxCrossEntropy(), optimizer, x, labels)
     assert caught.value.where == "forward"
     assert not any(layer.observers for _, layer in fused.named_layers())
+
+
+@OPS
+def test_paths_of_different_shapes_are_refused_as_in_the_readable_model(ops, rng):
+    branch = minires.Sequential(minires.Conv2d(3, 4, 3, padding=1, ops=ops), norm(4, ops))
+    model = minires.Sequential(sum=minires.Residual(branch, ops=ops), relu=minires.ReLU(ops=ops))
+    x = rng.standard_normal((2, 5, 5, 3), dtype=np.float32)
+    for either in (model, minires.fuse(model)):
+        with pytest.raises(ValueError, match="Residual expects shortcut and branch of one shape"):
+            either.forward(x, training=True)
+
+
+@OPS
+def test_a_norm_that_does_not_fit_its_convolution_says_so(ops, rng):
+    model = minires.Sequential(minires.Conv2d(3, 4, 3, ops=ops), norm(1, ops))
+    x = rng.standard_normal((2, 5, 5, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match=r"BatchNorm2d expects x of shape \(N, H, W, 1\)"):
+        minires.fuse(model).forward(x, training=True)
+
+
+@OPS
+@pytest.mark.parametrize("change", ["eps", "bias"])
+def test_a_folded_convolution_sees_what_else_has_changed(ops, change, rng):
+    model = minires.Sequential(minires.Conv2d(3, 4, 3, rng=0, ops=ops), norm(4, ops))
+    model[0].bias.value = rng.standard_normal(4, dtype=np.float32)
+    x, fused = rng.standard_normal((2, 5, 5, 3), dtype=np.float32), minires.fuse(model)
+    fused.forward(x)
+    if change == "eps":
+        model[1].eps = 0.5
+    else:
+        model[0].bias = None
+    assert_allclose(fused.forward(x), model.forward(x), rtol=1e-5, atol=1e-6)
+
+
+def test_an_infinite_gradient_in_a_fused_block_names_its_convolution(rng, monkeypatch):
+    model = minires.models.resnet8(rng=0, input_shape=(8, 8, 1), ops=reference)
+    x, labels = rng.standard_normal((4, 8, 8, 1), dtype=np.float32), np.arange(4)
+    broken = model.stage2.block0.sum.branch.conv2.weight.value
+
+    def backward(dy, cache, right=reference.conv2d_backward):
+        dx, dweight, dbias = right(dy, cache)
+        return dx * np.inf if cache.weight is broken else dx, dweight, dbias
+
+    monkeypatch.setattr(reference, "conv2d_backward", backward)
+    loss, optimizer = minires.SoftmaxCrossEntropy(), minires.SGD(model.parameters(), 0.1)
+    with pytest.raises(NonFiniteError) as caught, np.errstate(invalid="ignore"):
+        train_step(minires.fuse(model), loss, optimizer, x, labels)
+    found = caught.value.path, caught.value.where
+    assert found == ("stage2.block0.sum.branch.conv2", "backward")
+
+
+def norm(channels, ops):
+    return minires.BatchNorm2d(channels, ops=ops)

@@ -116,12 +116,7 @@ class Residual(Layer):
     def _forward(self, x, training):
         shortcut = self._through("shortcut", "forward", x, training=training)
         branch = self._through("branch", "forward", x, training=training)
-        if shortcut.shape != branch.shape:
-            raise ValueError(
-                f"Residual expects shortcut and branch of one shape, got "
-                f"{format_shape(shortcut.shape)} from the shortcut and "
-                f"{format_shape(branch.shape)} from the branch, for x of {format_shape(x.shape)}"
-            )
+        expect_one_shape(shortcut, branch, x)
         return self.ops.add_forward(shortcut, branch), ()
 
     def _backward(self, dy, cache):
@@ -134,6 +129,16 @@ class Residual(Layer):
         except Exception as error:
             add_path(error, name)
             raise
+
+
+def expect_one_shape(shortcut, branch, x):
+    """Refuse to add what has different shapes."""
+    if shortcut.shape != branch.shape:
+        raise ValueError(
+            f"Residual expects shortcut and branch of one shape, got "
+            f"{format_shape(shortcut.shape)} from the shortcut and "
+            f"{format_shape(branch.shape)} from the branch, for x of {format_shape(x.shape)}"
+        )
 
 
 def expect_layer(owner, name, layer):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from minires.core import Layer, add_path, join_path
+from minires.layers.containers import expect_one_shape
 from minires.layers.shape import PadShortcut
 
 
@@ -29,6 +30,7 @@ class Fused(Layer):
 
     def _norm_forward(self, norm, kind, x, training, *residual, moments=None):
         """One of the fused batch norms; its running statistics move in training."""
+        norm._check(x)
         forward, _ = norm_ops(norm.ops, kind, training)
         gamma, beta = norm.gamma.value, norm.beta.value
         if not training:
@@ -222,13 +224,15 @@ class Folded:
         sources = [weight, gamma, beta, mean, var]
         if conv.bias:
             sources.append(conv.bias.value)
-        if self.made_of is not None and all(map(same_bytes, self.made_of, sources)):
+        eps, kept = self.made_of or (None, ())
+        if eps == norm.eps and len(kept) == len(sources) and all(map(same_bytes, kept, sources)):
+            self.weight.flags.writeable = False  # a copy of this layer has forgotten it
             return
         scale = gamma / np.sqrt(var + norm.eps)
         bias = conv.bias.value if conv.bias else 0
         self.weight, self.bias = weight * scale, (bias - mean) * scale + beta
         self.weight.flags.writeable = False
-        self.made_of = [bytearray(source.tobytes()) for source in sources]
+        self.made_of = norm.eps, [bytearray(source.tobytes()) for source in sources]
 
 
 def same_bytes(kept, source):
@@ -270,6 +274,7 @@ class FusedResidual(Fused):
                 return last.folded.forward(x, shortcut, relu=True), (start, None, None)
             x, conv_cache, moments = self._through(f"branch.{name}", last.convolve, x)
             name, last = last.norm_name, last.norm
+        expect_one_shape(shortcut, x, start)
         more = {"moments": moments}
         finish = self._norm_forward, last, "add_relu", x, training, shortcut
         y, cache = self._through(f"branch.{name}", *finish, **more)
@@ -283,11 +288,13 @@ class FusedResidual(Fused):
         conv = last.conv if isinstance(last, ConvNorm) else None
         norm = last if conv is None else last.norm
         dx, dsum = self._norm_backward(norm, "add_relu", dy, norm_cache)
-        if conv is not None and not before:
-            dshortcut = self._through("shortcut", self.shortcut.backward, dsum)
-            return self._through(f"branch.{name}", conv_gradients, conv, dx, conv_cache, dshortcut)
         if conv is not None:
-            dx = self._through(f"branch.{name}", conv_gradients, conv, dx, conv_cache)
+            given = conv, dx, conv_cache
+            if not before:
+                given += (self._through("shortcut", self.shortcut.backward, dsum),)
+            dx = last._seen(dsum, self._through(f"branch.{name}", conv_gradients, *given))
+            if not before:
+                return dx
         for inner, layer in reversed(before[1:]):
             dx = self._through(f"branch.{inner}", layer.backward, dx)
         return self._join_paths(dx, dsum, *before[:1])

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minires.checks import expect_array
 from minires.ops import reference
 from minires.ops.fast import choice, direct, scatter, winograd
 from minires.ops.fast.epilogue import finish_in_place
@@ -110,12 +111,15 @@ def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups
     return Plan(window, way, direct if choice.backward_pays(*given) else reference, True)
 
 
-remembered = functools.lru_cache(maxsize=4096)(choose)
+remembered = functools.lru_cache(maxsize=4096, typed=True)(choose)
 
 
 def filled(bias, weight):
     """The bias, or zeros, in a whole number of panels."""
-    return padded(np.zeros(weight.shape[3], weight.dtype) if bias is None else bias)
+    if bias is None:
+        return padded(np.zeros(weight.shape[3], weight.dtype))
+    expect_array("conv2d", "bias", bias, weight.shape[3:], dtype=weight.dtype, like="the weight")
+    return padded(bias)
 
 
 def covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):

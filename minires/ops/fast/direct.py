@@ -12,10 +12,10 @@ tiles (`simd.py`) multiply it with the weights, which are packed in the order th
     input gradient   a forward of dy with flipped weights, one for each of the SH*SW phases that
                      a pixel of x can have towards the stride
 
-Measured (`python -m benchmarks.roofline`, forward of ResNet-20's three stages at batch 128, float32;
-AMD EPYC, Zen 4, 2 cores, 2026-11-24): 205, 211 and 201 GF/s, 86 to 91 % of what a tile reaches on
-numbers in the L1 cache. Seven compiled loops reach 5 to 6, im2col with BLAS 30, 54 and 114. How
-bands and tiles lie in the images: `bands.py`. Read next: `winograd.py`.
+Measured (`python -m benchmarks.roofline`, forward of ResNet-20's three stages at batch 128 in
+float32; AMD EPYC, Zen 4, 2 cores, 2026-11-24): 205, 211 and 201 GF/s, 86 to 91 % of what a tile
+reaches on numbers in the L1 cache. Seven compiled loops reach 5 to 6, im2col with BLAS 30, 54 and
+114. How bands and tiles lie in the images: `bands.py`. Read next: `winograd.py`.
 """
 
 from typing import NamedTuple

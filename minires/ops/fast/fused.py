@@ -26,7 +26,7 @@ from minires.ops.fast.epilogue import finish_in_place, join, moments
 from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
 from minires.ops.reference.conv import ConvCache
-from minires.ops.reference.fused import FusedCache
+from minires.ops.reference.fused import FusedCache, expect_other
 
 
 def conv2d_add_relu_forward(
@@ -74,6 +74,7 @@ def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilatio
 
 def conv2d_add_backward(dy, cache, other):
     """dx + other, dweight, dbias; see `reference`."""
+    expect_other(other, cache, dy)
     return backward(dy, cache, np.ascontiguousarray(other))
 
 

@@ -35,7 +35,8 @@ class Memory:
 class Idle:
     """Memory that waits for its next use.
 
-    Live and idle bytes together exceed the most ever live by a sixteenth at most.
+    Live and idle bytes together exceed the most ever live by a sixteenth at most, but for pieces
+    of blocks of which another piece is in use.
 
     A garbage collection may end Blocks at any moment, also while this very class is at work. So
     what comes back is only put down, in `returned`, and looked at when memory is next asked for.
@@ -62,7 +63,12 @@ class Idle:
                 return self.leave(waiting)
             if full:
                 self.shrink(self.limit() - self.live)
-        owner = np.empty(nbytes + ALIGNMENT, np.uint8)
+        try:
+            owner = np.empty(nbytes + ALIGNMENT, np.uint8)
+        except MemoryError:
+            with self.lock:
+                self.live -= nbytes
+            raise
         start = owner.ctypes.data
         return Memory(nbytes, start + -start % ALIGNMENT, owner)
 
@@ -117,12 +123,14 @@ class Idle:
     def shrink(self, limit):
         """Return memory, large blocks first, until at most `limit` bytes wait; pieces stay."""
         for nbytes in sorted(self.blocks, reverse=True):
-            waiting = self.blocks[nbytes]
-            while self.idle > limit and waiting and waiting[-1].whole is None:
-                waiting.pop()
-                self.idle -= nbytes
-            if not waiting:
-                del self.blocks[nbytes]
+            kept = []
+            for memory in self.blocks.pop(nbytes):
+                if memory.whole is None and self.idle > limit:
+                    self.idle -= nbytes
+                else:
+                    kept.append(memory)
+            if kept:
+                self.blocks[nbytes] = kept
 
 
 idle = Idle()
@@ -145,7 +153,9 @@ class Block:
         }
 
     def __del__(self, put_down=idle.returned.append):
-        put_down(self.memory)
+        memory = getattr(self, "memory", None)  # there is none if the system had no more
+        if memory is not None:
+            put_down(memory)
 
 
 def empty(shape, dtype):
@@ -164,7 +174,7 @@ def empty(shape, dtype):
 
 
 def release():
-    """Return all idle memory to the system."""
+    """Return idle memory to the system, but for pieces of blocks of which others are in use."""
     with idle.lock:
         idle.settle()
         idle.shrink(0)

@@ -15,17 +15,15 @@ gradients are the same map read in other directions:
 The transforms (`transforms.py`) act on one register of channels at a time, so they are the formulas
 of the paper written with `Vec`s, and take no multiplication by 36x16 matrices.
 
-Layout. 16 tiles make a block. V and M are stored [register of channels][tile][36][lane], so that
-a transform writes one contiguous run and the products step from tile to tile by a constant.
-Images are read through a band of rows, copied with its zero border; tiles that hang over the
-edge of the output are computed and cut.
+Layout. 16 tiles make a block, fewer where there are few. V and M are stored [register of channels]
+[tile][36][lane], so that a transform writes one contiguous run and the products step from tile to
+tile by a constant. How the tiles lie in the images: `tiles.py`.
 
 Error. The transforms multiply by up to 8 * 8 and divide again: 1e-5 of the largest output in
 float32, where the direct sum has 1e-6. In float64 the direct kernels run.
 
-Measured as `direct.py` was, counting the operations of the direct sum: 417, 561 and 649 GF/s, 1.8 to
-2.8 times the ceiling. On one core at 64 channels four fifths of the time go into the 36 products,
-which run at 98 % of it; at 16 channels a third goes into the transform of the tiles.
+Measured as `direct.py` was, counting the operations of the direct sum: 417, 561 and 649 GF/s, 1.8
+to 2.8 times the ceiling.
 
 References
 ----------

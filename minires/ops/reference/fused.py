@@ -59,8 +59,15 @@ def conv2d_add_backward(dy, cache, other):
     other : (N, H, W, C) float
         The gradient that reaches x on another path.
     """
+    expect_other(other, cache, dy)
     dx, dweight, dbias = conv2d_backward(dy, cache)
     return other + dx, dweight, dbias
+
+
+def expect_other(other, cache, dy):
+    """Refuse a gradient of another path that has not the shape and dtype of this one's."""
+    options = {"dtype": dy.dtype, "like": "dy"}
+    expect_array("conv2d_add_backward", "other", other, cache.x.shape, **options)
 
 
 def conv2d_add_relu_forward(
