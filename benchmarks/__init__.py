@@ -4,4 +4,13 @@
 one of `NAMES`. How it measures: `docs/benchmarks.md`. Read `harness.py` first.
 """
 
-NAMES = ("train_step", "inference", "ops", "roofline", "memory", "startup", "scaling")
+NAMES = (
+    "train_step",
+    "inference",
+    "ops",
+    "shapes",
+    "roofline",
+    "memory",
+    "startup",
+    "scaling",
+)

@@ -76,7 +76,12 @@ def arrays(case, dtype):
 def options(case):
     """The arguments of the op that are no arrays."""
     more = {"eps": 1e-5} if case["op"] == "batchnorm" else {}
-    return more | {k: case[k] for k in ("stride", "padding", "kernel_size") if k in case}
+    return more | {k: tuples(case[k]) for k in ("stride", "padding", "kernel_size") if k in case}
+
+
+def tuples(value):
+    """Lists, as they come through JSON, as the tuples that people write."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def work(case):

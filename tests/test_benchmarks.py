@@ -31,6 +31,7 @@ RUNS = {
     "train_step": [*SMALL, *TURNS],
     "inference": [*SMALL, *TURNS],
     "ops": ["--only", "dense, 64", "--batch", "2", *TURNS],
+    "shapes": ["--count", "2", "--seed", "4", *TURNS],
     "memory": [*SMALL, "--steps", "1"],
     "startup": [*SMALL, "--rounds", "1"],
     "scaling": ["--axis", "batch", "--values", "1,2", *TURNS],

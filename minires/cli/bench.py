@@ -15,7 +15,8 @@ def add_arguments(parser):
     parser.add_argument(
         "benchmark",
         metavar="NAME",
-        help="train_step, inference, ops, roofline, memory, startup or scaling; each has a --help",
+        help="train_step, inference, ops, shapes, roofline, memory, startup or scaling; "
+        "each has a --help",
     )
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own"

@@ -1,0 +1,105 @@
+"""time random convolutions on the fast ops and on the reference, to see where which is faster"""
+
+import sys
+
+import numpy as np
+
+from benchmarks.checks import truth
+from benchmarks.command import add_contenders, add_timing, command, positive_int
+from benchmarks.field import Field, alternate, compare
+from benchmarks.harness import Worker, environment
+from benchmarks.ops import checked_op
+from benchmarks.report import Report, error_pair, milliseconds
+
+EXAMPLE = "--count 20 --seed 3"
+CONTENDERS = ("minires-reference", "minires-fast")
+IMAGES = (1, 1, 2, 3, 8, 16, 32, 64, 128, 256)
+SIDES = (1, 2, 3, 4, 5, 7, 8, 9, 11, 14, 15, 17, 23, 28, 32, 33, 56, 57)
+CHANNELS = (1, 2, 3, 5, 8, 10, 16, 17, 24, 31, 32, 48, 64, 100, 128, 256, 511, 512)
+KERNELS = (1, 1, 2, 3, 3, 3, 4, 5, 7, 11)
+STRIDES = (1, 1, 1, 2, 2, 3, 4)
+MOST = {"operations": 6e9, "columns": 1.5e8, "numbers": 3e7}  # of one convolution
+QUICK = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # BLAS's threads sleep when they have nothing to do
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("--count", type=positive_int, default=60, metavar="N", help="convolutions, default 60")
+    add("--seed", type=int, default=0, metavar="S", help="default 0")
+    add_timing(parser, rounds=3, burst=10)
+    add_contenders(parser, CONTENDERS)
+
+
+def run(options):
+    report = Report(
+        title=f"shapes: {options.count} convolutions, seed {options.seed}, "
+        f"threads {options.threads}, float32",
+        header=("convolution", "pass", "contender", "median ms", "times as fast", "error"),
+        body=[],
+        records=[],
+        left=3,
+    )
+    rng, env = np.random.default_rng(options.seed), environment(options.threads, **QUICK)
+    with Field(options.contenders, lambda name: Worker(name, env)) as field:
+        field.each(lambda worker: worker.ask("load", contender=worker.name))
+        for found in field.each(lambda worker: worker.ask("versions")).values():
+            report.versions |= found
+        for _ in range(options.count):
+            measure(field, random_case(rng), options, report)
+    for name in options.contenders[1:]:
+        ratios = [row["ratio"] for row in report.records if row["name"] == name]
+        if ratios:
+            report.notes.append(
+                f"{name}: {np.median(ratios):.2f} times as fast as {options.contenders[0]} in the "
+                f"median; of {len(ratios)} passes {sum(r < 1 / 1.1 for r in ratios)} are slower by "
+                f"more than 10 %, the slowest {min(ratios):.2f}"
+            )
+    report.join(field)
+    return report
+
+
+def measure(field, case, options, report):
+    """Check, then time one convolution; a line for each pass and contender."""
+    if not field.workers:
+        return
+    expected = truth({"case": case}, threads=options.threads, do="op")
+    field.each(lambda worker: worker.ask("op", case=case))
+    errors = field.each(lambda worker: checked_op(worker, expected, case))
+    for what in ("forward", "backward"):
+        times = alternate(field, what, rounds=options.rounds, burst=options.burst)
+        for row in compare(times, peer=options.contenders[0])[0]:
+            name, error = row["name"], errors[row["name"]]
+            more = {"op": case["label"], "pass": what, "seconds": times[name], "error": error}
+            report.records.append(row | more)
+            shown = milliseconds(row["median"]), f"{row['ratio']:.2f}", error_pair(error)
+            report.body.append((case["label"], what, name, *shown))
+
+
+def random_case(rng):
+    """A convolution of odd and even sizes that is neither huge nor impossible."""
+    while True:
+        N, H, W, C, F, KH, KW, SH, SW = (
+            int(rng.choice(choices))
+            for choices in (
+                *(IMAGES, SIDES, SIDES, CHANNELS, CHANNELS),
+                *(KERNELS, KERNELS, STRIDES, STRIDES),
+            )
+        )
+        KW = KH if rng.random() < 0.8 else KW
+        SW = SH if rng.random() < 0.7 else SW
+        padding = [[int(rng.integers(0, K)), int(rng.integers(0, K))] for K in (KH, KW)]
+        OH, OW = (H + sum(padding[0]) - KH) // SH + 1, (W + sum(padding[1]) - KW) // SW + 1
+        columns = N * OH * OW * KH * KW * C
+        small = 2 * columns * F < MOST["operations"] and columns < MOST["columns"]
+        if OH > 0 and OW > 0 and small and N * H * W * max(C, F) < MOST["numbers"]:
+            label = f"{N}x{H}x{W}, {C}->{F}, {KH}x{KW}/{SH}x{SW}, padding {padding}"
+            given = {"x": [N, H, W, C], "weight": [KH, KW, C, F]}
+            return {"label": label, "op": "conv2d", **given, "stride": [SH, SW], "padding": padding}
+
+
+def main(argv=None, prog=None):
+    return command(sys.modules[__name__], argv, prog)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
