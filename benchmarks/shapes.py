@@ -19,6 +19,7 @@ CHANNELS = (1, 2, 3, 5, 8, 10, 16, 17, 24, 31, 32, 48, 64, 100, 128, 256, 511, 5
 KERNELS = (1, 1, 2, 3, 3, 3, 4, 5, 7, 11)
 STRIDES = (1, 1, 1, 2, 2, 3, 4)
 MOST = {"operations": 6e9, "columns": 1.5e8, "numbers": 3e7}  # of one convolution
+SECONDS = 0.02  # of a turn at least: threads have woken up by then
 QUICK = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # BLAS's threads sleep when they have nothing to do
 
 
@@ -66,7 +67,10 @@ def measure(field, case, options, report):
     field.each(lambda worker: worker.ask("op", case=case))
     errors = field.each(lambda worker: checked_op(worker, expected, case))
     for what in ("forward", "backward"):
-        times = alternate(field, what, rounds=options.rounds, burst=options.burst)
+        probe = field.each(lambda worker, what=what: worker.ask(what, times=3))
+        slowest = max(max(seconds) for seconds in probe.values())
+        burst = max(options.burst, int(SECONDS / slowest))
+        times = alternate(field, what, rounds=options.rounds, burst=burst)
         for row in compare(times, peer=options.contenders[0])[0]:
             name, error = row["name"], errors[row["name"]]
             more = {"op": case["label"], "pass": what, "seconds": times[name], "error": error}

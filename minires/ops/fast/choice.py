@@ -20,7 +20,7 @@ from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
 from minires.ops.fast.panels import LITTLE, WIDEST
 
 QUIET = 2**18  # multiply-adds up to which BLAS stays on one thread
-LOUD = 1.5  # how much faster its threads must be, which then get in the way of the kernels'
+LOUD = 1.15  # how much faster its threads must be, which then get in the way of the kernels'
 
 
 def forward_pays(x_shape, w_shape, window, itemsize):

@@ -107,7 +107,7 @@ def correlate(x, U, bias, y, s, other=None, relu=False, moments=None):
     parts, counts = NOTHING if moments is None else moments
     work = scratch(x.dtype, s.work)
     given = x.reshape(-1), U, bias, other
-    run = convolve.alone if 36 * s.blocks * s.block * s.cs * s.fs < LITTLE else convolve
+    run = convolve.alone if 36 * s.blocks * s.block * s.cs * s.fs < LITTLE // 4 else convolve
     run(s.chunks, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
 
 
@@ -120,7 +120,7 @@ def weight_gradient(x, dy, window):
     dU = empty((parts, 36 * s.gradient_step), x.dtype)
     db = empty((parts, s.fs), x.dtype)
     work = scratch(x.dtype, s.work)
-    little = 36 * blocks * TILES * s.cs * s.fs < LITTLE
+    little = 36 * blocks * TILES * s.cs * s.fs < LITTLE // 4
     run = correlate_gradient.alone if little else correlate_gradient
     run(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
