@@ -180,6 +180,17 @@ def test_the_moments_of_a_convolution_survive_a_large_mean(rng):
     assert_allclose(var, exact.var(axis=(0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (15, 13)])  # whole tiles, and some that are cut
+def test_the_moments_of_blocks_with_different_means_are_joined(size, rng):
+    x = rng.standard_normal((80, *size, 16), dtype=np.float32)
+    x += np.arange(80, dtype=np.float32)[:, None, None, None]  # a part holds several blocks
+    w = (0.1 * rng.standard_normal((3, 3, 16, 16))).astype(np.float32)
+    y, _, (mean, var) = fast.conv2d_moments_forward(x, w, padding=1)
+    exact = y.astype(np.float64)
+    assert_allclose(mean, exact.mean(axis=(0, 1, 2)), rtol=1e-5)
+    assert_allclose(var, exact.var(axis=(0, 1, 2)), rtol=1e-5)
+
+
 # few pixels and many weights (cut by filters), few tiles (shared filters), small images in groups
 LARGE = [
     ((2, 7, 7, 130), (3, 3, 130, 300), 1),
