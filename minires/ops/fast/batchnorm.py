@@ -20,7 +20,7 @@ squares around that mean cost one read; runs are joined by the formula of Chan.
 
 Measured (`python -m benchmarks.roofline`; AMD EPYC, Zen 4, 2 cores, 2026-11-24): 0.42 ms forward
 for 128 images of 32x32x16, where a copy takes 0.1. Before, with coefficients and sums in arrays of
-the length of a line, it was 0.83.
+the length of a line, the same command gave 0.83.
 
 References
 ----------

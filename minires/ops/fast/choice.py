@@ -11,6 +11,8 @@ microseconds: a sum over amounts of work with fixed prices.
 The prices are a fit (non-negative least squares, relative errors) to 230 random convolutions: 1 to
 256 images of up to 57x57, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32,
 2 threads, AMD EPYC (Zen 4), 2026-11. Half of its estimates are within a quarter of the measurement.
+The
+script of the fit is not kept; `python -m benchmarks.shapes` shows how well the choice does.
 On another machine both sides scale much alike, and where it errs the two are near each other.
 """
 

@@ -1,6 +1,6 @@
 """Batch norm with what follows it, in the two passes that batch norm takes anyway.
 
-Apart, batch norm, sum and ReLU read 4 images and write 3 on the way forward; together they read 3
+Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; together they read 3
 (x twice) and write 1. The kernels are `batchnorm.py`'s with another last step.
 """
 
