@@ -4,16 +4,15 @@ The kernels lose where their registers would be half empty (few filters, a 2x2 i
 are many and pixels few, so that packing them takes longer than using them, and where there is so
 little to do that Python is the larger part. The reference loses where BLAS wakes its threads,
 which stay awake for a while and take the cores of the kernels that follow; so it must be clearly
-faster to be called for much work. It loses where its columns are large, and
-where the runs that it copies them in are short. In between a model of both decides, in
-microseconds: a sum over amounts of work with fixed prices.
+faster to be called for much work. It loses where its columns are large, and where the runs that it
+copies them in are short. In between a model of both decides, in microseconds: a sum over amounts of
+work with fixed prices.
 
 The prices are a fit (non-negative least squares, relative errors) to 230 random convolutions: 1 to
 256 images of up to 57x57, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32,
-2 threads, AMD EPYC (Zen 4), 2026-11. Half of its estimates are within a quarter of the measurement.
-The
-script of the fit is not kept; `python -m benchmarks.shapes` shows how well the choice does.
-On another machine both sides scale much alike, and where it errs the two are near each other.
+2 threads, AMD EPYC (Zen 4), 2026-11. Half of its estimates are within a quarter of the measurement;
+the script of the fit is not kept, but `python -m benchmarks.shapes` shows how well the choice does.
+On another machine both sides scale much alike, and where it errs the two are often near each other.
 """
 
 import math
