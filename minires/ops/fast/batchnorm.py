@@ -72,15 +72,16 @@ def batchnorm_inference_forward(x, gamma, beta, mean, var, *, eps):
 
 def batchnorm_inference_backward(dy, cache):
     """Gradients of `batchnorm_inference_forward`; see `reference`."""
-    x, gamma, mean, _, rstd = cache
+    x, gamma, _, _, rstd = cache
     if not covered(x, gamma):
         return reference.batchnorm_inference_backward(dy, cache)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    dbeta, dxmu = add_parts(dy_sums, (x, dy, dy, dy), (mean, gamma, gamma))
-    zero = np.zeros_like(gamma)  # no path leads through the statistics
+    lines = backward_lines(cache, gamma)
+    dgamma, dbeta = parameter_gradients(dy_sums, (x, dy, dy, dy), rstd, lines)
+    lines[CONSTANT:] = 0  # no path leads through the statistics
     dx = empty(x.shape, x.dtype)
-    over_lines(dx_plain, PARTS, (x, dy, dx), (mean, gamma * rstd, zero, zero, zero))
-    return dx, (dxmu * rstd).astype(x.dtype), dbeta.astype(x.dtype)
+    over_lines(dx_plain, PARTS, (x, dy, dx), gamma.size, lines)
+    return dx, dgamma, dbeta
 
 
 # ---- the parts
@@ -104,10 +105,12 @@ def channel_moments(x):
 def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     """One of the `normalise` kernels."""
     x = np.ascontiguousarray(x)
-    rstd = 1 / np.sqrt(var + eps)
-    y = empty(x.shape, x.dtype)
+    C, dtype = gamma.size, x.dtype
+    lines, rstd = np.empty((3, line_length(C, dtype)), dtype), np.empty(C, dtype)
+    prepare_forward.alone(1, *contiguous(dtype, gamma, beta, mean, var), float(eps), rstd, lines)
+    y = empty(x.shape, dtype)
     other = x if residual is None else np.ascontiguousarray(residual)
-    over_lines(apply, PARTS, (x, other, y), (mean, gamma * rstd, beta))
+    over_lines(apply, PARTS, (x, other, y), C, lines)
     return y, BatchNormCache(x, gamma, mean, var, rstd)
 
 
@@ -116,42 +119,50 @@ def training_backward(dy, cache, beta, sums, apply, y=None):
 
     With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second.
     """
-    x, gamma, mean, _, rstd = cache
-    M = x.size // x.shape[-1]
-    scale = gamma * rstd
+    x, lines = cache.x, backward_lines(cache, beta)
     dsum = dy if y is None else empty(dy.shape, dy.dtype)
-    dbeta, dxmu = add_parts(sums, (x, dy, dy if y is None else y, dsum), (mean, scale, beta))
-    dgamma = dxmu * rstd
-    constant, slope = dbeta / M, dgamma * rstd / M
+    arrays = x, dy, dy if y is None else y, dsum
+    dgamma, dbeta = parameter_gradients(sums, arrays, cache.rstd, lines)
     dx = empty(x.shape, x.dtype)
-    over_lines(apply, PARTS, (x, dsum, dx), (mean, scale, beta, constant, slope))
-    sum_gradient = () if y is None else (dsum,)
-    return dx, *sum_gradient, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+    over_lines(apply, PARTS, (x, dsum, dx), beta.size, lines)
+    return (dx, dgamma, dbeta) if y is None else (dx, dsum, dgamma, dbeta)
 
 
-def add_parts(sums, arrays, coefficients):
-    """The two sums of a kernel, (C,) float64 each, its parts added in their order."""
-    C, dtype = len(coefficients[0]), arrays[0].dtype
-    parts = np.zeros((CHUNKS, 2, line_length(C, dtype)))
-    over_lines(sums, CHUNKS, arrays, coefficients, parts, writes=arrays[3] is not arrays[1])
-    return parts.reshape(CHUNKS, 2, -1, C).sum(axis=(0, 2))
+def backward_lines(cache, beta):
+    """The coefficients (5, length) of a backward pass, of which its sums complete the last two."""
+    x, gamma, mean, _, rstd = cache
+    lines = np.empty((5, line_length(gamma.size, x.dtype)), x.dtype)
+    prepare_backward.alone(1, *contiguous(x.dtype, gamma, beta, mean, rstd), lines)
+    return lines
 
 
-def over_lines(run, n, arrays, coefficients, *more, writes=True):
+def parameter_gradients(sums, arrays, rstd, lines):
+    """dgamma and dbeta (C,) by a kernel that sums up; completes the lines."""
+    x, C = arrays[0], rstd.size
+    parts, found = np.zeros((CHUNKS, 2, lines.shape[1])), np.empty((2, C), x.dtype)
+    over_lines(sums, CHUNKS, arrays, C, lines, parts, writes=arrays[3] is not arrays[1])
+    add_parts.alone(1, parts, x.size // C, *contiguous(x.dtype, rstd), found, lines)
+    return found[0], found[1]
+
+
+def contiguous(dtype, *arrays):
+    """Coefficients as kernels take them."""
+    return [np.ascontiguousarray(array, dtype) for array in arrays]
+
+
+def over_lines(run, n, arrays, C, lines, *more, writes=True):
     """run(n, *arrays, lines, *more) on the whole lines of arrays (..., C); it `writes` to the last.
 
     What is left behind the last line is filled up with zeros and becomes one, too.
     """
-    arrays, size, dtype = [a.reshape(-1) for a in arrays], arrays[0].size, arrays[0].dtype
-    length = line_length(len(coefficients[0]), dtype)
-    lines = tuple([repeated(c, length, dtype) for c in coefficients])
+    arrays, size, length = [a.reshape(-1) for a in arrays], arrays[0].size, lines.shape[1]
     left = size % length
     if left == 0:
         run(n, *arrays, lines, *more)
         return
     if left < size:
         run(n, *(a[: size - left] for a in arrays), lines, *more)
-    rest = np.zeros((len(arrays), length), dtype)
+    rest = np.zeros((len(arrays), length), lines.dtype)
     for a, filled in zip(arrays, rest, strict=True):
         filled[:left] = a[size - left :]
     run.alone(n, *rest, lines, *more)
@@ -165,11 +176,43 @@ def line_length(C, dtype):
     return math.lcm(C, panel_width(dtype) // 2)
 
 
-def repeated(coefficient, length, dtype):
-    """(C,) -> (length,), contiguous and of that dtype."""
-    if coefficient.size < length:
-        coefficient = np.tile(coefficient, length // coefficient.size)
-    return np.ascontiguousarray(coefficient, dtype)
+# ---- coefficients, each repeated to the length of a line
+
+MEAN, SCALE, BETA, CONSTANT, SLOPE = range(5)  # the rows of `lines`
+
+
+@kernel
+def prepare_forward(_, gamma, beta, mean, var, eps, rstd, lines):
+    """rstd = 1 / sqrt(var + eps), and the lines of a forward pass."""
+    C = rstd.size
+    for c in range(C):
+        rstd[c] = 1 / np.sqrt(var[c] + eps)
+        for i in range(c, lines.shape[1], C):
+            lines[MEAN, i], lines[SCALE, i], lines[BETA, i] = mean[c], gamma[c] * rstd[c], beta[c]
+
+
+@kernel
+def prepare_backward(_, gamma, beta, mean, rstd, lines):
+    """The lines of a backward pass but for what its sums will say."""
+    C = rstd.size
+    for c in range(C):
+        for i in range(c, lines.shape[1], C):
+            lines[MEAN, i], lines[SCALE, i], lines[BETA, i] = mean[c], gamma[c] * rstd[c], beta[c]
+
+
+@kernel
+def add_parts(_, parts, M, rstd, found, lines):
+    """dgamma, dbeta and the rest of the lines from the parts of the sums, added in their order."""
+    C = rstd.size
+    for c in range(C):
+        total = product = 0.0
+        for k in range(len(parts)):
+            for i in range(c, lines.shape[1], C):
+                total += parts[k, 0, i]
+                product += parts[k, 1, i]
+        found[0, c], found[1, c] = product * rstd[c], total
+        for i in range(c, lines.shape[1], C):
+            lines[CONSTANT, i], lines[SLOPE, i] = total / M, product * rstd[c] * rstd[c] / M
 
 
 @inlined
@@ -177,6 +220,12 @@ def lines_of(x, length, k, parts):
     """The lines of part k, first and last; what is left behind the last of all is no line."""
     lines = x.size // length
     return k * lines // parts, (k + 1) * lines // parts
+
+
+@inlined
+def affine(lines, f):
+    """Three registers: mean, scale, beta."""
+    return load(lines[MEAN], f), load(lines[SCALE], f), load(lines[BETA], f)
 
 
 # ---- forward
@@ -289,11 +338,11 @@ def normaliser(finish):
     @kernel
     def normalise(k, x, other, y, lines):
         """y = finish((x - mean) * scale + beta, other)."""
-        length, v = lines[0].size, lanes(x)
+        length, v = lines.shape[1], lanes(x)
         start, stop = lines_of(x, length, k, PARTS)
         for first in range(start, stop, RUN):
             for f in range(0, length, v):
-                mean, scale, beta = load(lines[0], f), load(lines[1], f), load(lines[2], f)
+                mean, scale, beta = affine(lines, f)
                 for p in range(first, min(first + RUN, stop)):
                     i = p * length + f
                     store(y, i, finish((load(x, i) - mean) * scale + beta, other, i))
@@ -339,14 +388,14 @@ def summer(select):
     @kernel
     def sums(k, x, dy, y, out, lines, parts):
         """parts[k] += sum of d, sum of d * (x - mean)."""
-        length, v, arrays = lines[0].size, lanes(x), (x, dy, y, out)
+        length, v, arrays = lines.shape[1], lanes(x), (x, dy, y, out)
         start, stop = lines_of(x, length, k, len(parts))
         found = np.empty(2 * v, x.dtype)
         for first in range(start, stop, RUN):
             n = min(RUN, stop - first)
             for f in range(0, length, v):
                 i = first * length + f
-                coefficients = load(lines[0], f), load(lines[1], f), load(lines[2], f)
+                coefficients = affine(lines, f)
                 s1 = q1 = s2 = q2 = s3 = q3 = s4 = q4 = same(x, 0)
                 for _ in range(n // 4):
                     s1, q1 = add(s1, q1, arrays, i, coefficients)
@@ -376,12 +425,12 @@ def spreader(select):
     @kernel
     def spread(k, x, dy, dx, lines):
         """dx = scale * (d - constant - (x - mean) * slope)."""
-        length, v = lines[0].size, lanes(x)
+        length, v = lines.shape[1], lanes(x)
         start, stop = lines_of(x, length, k, PARTS)
         for first in range(start, stop, RUN):
             for f in range(0, length, v):
-                mean, scale, beta = load(lines[0], f), load(lines[1], f), load(lines[2], f)
-                constant, slope = load(lines[3], f), load(lines[4], f)
+                mean, scale, beta = affine(lines, f)
+                constant, slope = load(lines[CONSTANT], f), load(lines[SLOPE], f)
                 for p in range(first, min(first + RUN, stop)):
                     i = p * length + f
                     xmu = load(x, i) - mean
