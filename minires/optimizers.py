@@ -9,11 +9,12 @@ import math
 import numpy as np
 
 from minires.checks import expect_choice, expect_number
+from minires.copyable import Copyable
 from minires.core import Parameter
 from minires.ops import default as default_ops
 
 
-class Optimizer:
+class Optimizer(Copyable):
     """What the optimisers share: the Parameters, the learning rate and weight decay.
 
     Parameters
@@ -26,10 +27,13 @@ class Optimizer:
     decay : {"all", "weights"}
         Which Parameters decay: all of them, as in PyTorch, or only those with the role "weight",
         which leaves out biases and batch norm's gamma and beta.
+    ops : module
+        The implementation, such as `minires.ops.reference`.
     """
 
-    def __init__(self, parameters, lr, weight_decay, decay):
+    def __init__(self, parameters, lr, weight_decay, decay, ops=default_ops):
         name = type(self).__name__
+        self.ops = ops
         self.parameters = as_parameters(name, parameters)
         self.lr = lr
         self.weight_decay = expect_number(name, "weight_decay", weight_decay, at_least=0)
@@ -53,19 +57,25 @@ class Optimizer:
     def step(self):
         """Update every Parameter once from its gradient."""
         self.steps += 1
-        for i, parameter in enumerate(self.parameters):
-            decays = self.decay == "all" or parameter.role == "weight"
-            self._update(i, parameter, self.weight_decay if decays else 0.0)
+        self._update([p.value for p in self.parameters], [p.grad for p in self.parameters])
 
-    def _update(self, i, parameter, weight_decay):
+    def _update(self, values, gradients):
+        """Change each of `values` in place."""
         raise NotImplementedError
+
+    def _weight_decays(self):
+        """One number a Parameter."""
+        everywhere = self.decay == "all"
+        return [
+            self.weight_decay if everywhere or p.role == "weight" else 0.0 for p in self.parameters
+        ]
 
     def _zeros(self):
         return [np.zeros(p.shape, p.dtype) for p in self.parameters]
 
     def __repr__(self):
         count = sum(p.size for p in self.parameters)
-        held = ("parameters", "steps", "decay")
+        held = ("parameters", "steps", "decay", "ops")
         settings = {k: v for k, v in vars(self).items() if k not in held and not is_state(v)}
         more = ", ".join(f"{name.lstrip('_')}={value!r}" for name, value in settings.items())
         return f"{type(self).__name__}({count:,} parameters, {more}, decay={self.decay!r})"
@@ -87,6 +97,8 @@ class SGD(Optimizer):
         Added to the gradient: g + weight_decay w.
     decay : {"all", "weights"}
         "weights" leaves out biases and batch norm's gamma and beta.
+    ops : module
+        The implementation, such as `minires.ops.reference`.
 
     References
     ----------
@@ -94,24 +106,27 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, parameters, lr, *, momentum=0.0, nesterov=False, weight_decay=0.0, decay="all"
+        self,
+        parameters,
+        lr,
+        *,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        decay="all",
+        ops=default_ops,
     ):
-        super().__init__(parameters, lr, weight_decay, decay)
+        super().__init__(parameters, lr, weight_decay, decay, ops)
         self.momentum = expect_number("SGD", "momentum", momentum, at_least=0, below=1)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("SGD expects a momentum > 0 with nesterov=True, got 0")
         self.velocity = self._zeros()
 
-    def _update(self, i, parameter, weight_decay):
-        w, g, v = parameter.value, parameter.grad, self.velocity[i]
-        if weight_decay:
-            g = g + weight_decay * w
-        if self.momentum:
-            v *= self.momentum
-            v += g
-            g = g + self.momentum * v if self.nesterov else v
-        w -= self.lr * g
+    def _update(self, values, gradients):
+        settings = {"lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov}
+        decays = self._weight_decays()
+        self.ops.sgd_steps(values, gradients, self.velocity, **settings, weight_decay=decays)
 
 
 class Adam(Optimizer):
@@ -152,8 +167,7 @@ class Adam(Optimizer):
         decay="all",
         ops=default_ops,
     ):
-        super().__init__(parameters, lr, weight_decay, decay)
-        self.adam_step = ops.adam_step  # not the module, which could not be copied
+        super().__init__(parameters, lr, weight_decay, decay, ops)
         name = type(self).__name__
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"{name} expects betas to be a pair of numbers, got {betas!r}")
@@ -161,15 +175,13 @@ class Adam(Optimizer):
         self.eps = expect_number(name, "eps", eps, above=0)
         self.m, self.v = self._zeros(), self._zeros()
 
-    def _update(self, i, parameter, weight_decay):
-        g = parameter.grad
-        if weight_decay:
-            g = g + weight_decay * parameter.value
-        self._descend(i, parameter.value, g)
+    def _update(self, values, gradients):
+        self._descend(values, gradients, self._weight_decays())
 
-    def _descend(self, i, w, g):
+    def _descend(self, values, gradients, decays):
         settings = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "step": self.steps}
-        self.adam_step(w, g, self.m[i], self.v[i], **settings)
+        given = values, gradients, self.m, self.v
+        self.ops.adam_steps(*given, **settings, weight_decay=decays)
 
 
 class AdamW(Adam):
@@ -202,19 +214,22 @@ class AdamW(Adam):
             parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay, ops=ops
         )
 
-    def _update(self, i, parameter, weight_decay):
-        if weight_decay:
-            parameter.value *= 1 - self.lr * weight_decay
-        self._descend(i, parameter.value, parameter.grad)
+    def _update(self, values, gradients):
+        for value, decay in zip(values, self._weight_decays(), strict=True):
+            if decay:
+                value *= 1 - self.lr * decay
+        self._descend(values, gradients, [0.0] * len(values))
 
 
-def clip_gradients(parameters, max_norm):
+def clip_gradients(parameters, max_norm, *, ops=default_ops):
     """Scale all gradients by one factor so that their joint norm is at most `max_norm`.
 
     Parameters
     ----------
     parameters : iterable of Parameter
     max_norm : float
+    ops : module
+        The implementation, such as `minires.ops.reference`.
 
     Returns
     -------
@@ -228,7 +243,7 @@ def clip_gradients(parameters, max_norm):
     """
     parameters = as_parameters("clip_gradients", parameters)
     max_norm = expect_number("clip_gradients", "max_norm", max_norm, above=0)
-    norm = gradient_norm(parameters)
+    norm = gradient_norm(parameters, ops=ops)
     factor = max_norm / (norm + 1e-6)
     if math.isfinite(norm) and factor < 1:
         for parameter in parameters:
@@ -236,20 +251,9 @@ def clip_gradients(parameters, max_norm):
     return norm
 
 
-def gradient_norm(parameters):
+def gradient_norm(parameters, *, ops=default_ops):
     """The joint Euclidean norm of all gradients, a float, added in float64."""
-    return math.sqrt(sum(squared_norm(parameter.grad) for parameter in parameters))
-
-
-def squared_norm(array):
-    """The sum of squares, added in float64."""
-    # not a dot product: BLAS would wake its threads, which get in the way of other kernels'
-    flat = array.reshape(-1)
-    parts = [flat[i : i + IN_CACHE] for i in range(0, flat.size, IN_CACHE)]
-    return float(sum(np.square(part, dtype=np.float64).sum() for part in parts))
-
-
-IN_CACHE = 2**15  # numbers
+    return math.sqrt(ops.squared_norm([parameter.grad for parameter in parameters]))
 
 
 def is_state(value):

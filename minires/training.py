@@ -61,9 +61,9 @@ def train_step(model, loss, optimizer, x, labels, *, clip_norm=None):
             optimizer.zero_grad()
             model.backward(loss.backward(), input_gradient=False)
             if clip_norm is None:
-                norm = gradient_norm(optimizer.parameters)
+                norm = gradient_norm(optimizer.parameters, ops=optimizer.ops)
             else:
-                norm = clip_gradients(optimizer.parameters, clip_norm)
+                norm = clip_gradients(optimizer.parameters, clip_norm, ops=optimizer.ops)
             if not (math.isfinite(value) and math.isfinite(norm)):
                 model.restore(before)
                 error = explain(model, loss, x, labels, optimizer.steps + 1, value, norm)

@@ -395,3 +395,40 @@ def test_adam_equals_the_reference(shape, dtype):
     for a, e in zip(*results, strict=True):
         assert a.dtype == dtype
         assert_allclose(a, e, rtol=1e-6 if dtype == np.float32 else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("step", ["adam", "sgd", "sgd-momentum", "sgd-nesterov"])
+def test_many_parameters_at_once_equal_the_reference_bit_by_bit(step, dtype):
+    shapes = [(3, 3, 16, 32), (1,), (7,), (300, 500), (64,), ()]
+    w, g, m, v = ([np.asarray(a) for a in arrays(s, *shapes, dtype=dtype)] for s in range(4))
+    v = [np.asarray(a * a) for a in v]
+    momentum, nesterov = 0.9 * (step != "sgd"), step == "sgd-nesterov"
+    options = {"lr": 0.1, "weight_decay": [0.0, 0.1, 0.0, 0.01, 0.0, 0.5]}
+    results = []
+    for ops in (fast, reference):
+        a, b, c = ([np.array(x) for x in many] for many in (w, m, v))
+        for t in (1, 2, 3):
+            if step == "adam":
+                ops.adam_steps(a, g, b, c, **options, betas=(0.9, 0.99), eps=1e-8, step=t)
+            else:
+                ops.sgd_steps(a, g, b, **options, momentum=momentum, nesterov=nesterov)
+        results.append([x.tobytes() for x in (*a, *b, *c)])
+    assert results[0] == results[1]
+
+
+def test_the_squared_norm_of_many_arrays_equals_the_reference():
+    shapes = [(3, 3, 16, 32), (1,), (33,), (300, 500), ()]
+    some = [np.asarray(a) for a in arrays(5, *shapes, dtype=np.float32)]
+    assert fast.squared_norm(some) == pytest.approx(reference.squared_norm(some), rel=1e-12)
+    assert fast.squared_norm([some[1][:, None] * np.inf]) == np.inf
+    assert np.isnan(fast.squared_norm([*some, np.array([np.nan], np.float32)]))
+
+
+def test_arrays_that_replace_others_are_read_where_they_are():
+    g = [np.ones(5, np.float32)]
+    for value in range(2, 20):
+        assert fast.squared_norm(g) == 5 * (value - 1) ** 2
+        g[0] = np.full(5, value, np.float32)
+    mixed = [np.ones(3), np.ones((4, 4), np.float32).T, np.ones(6)[::2]]
+    assert fast.squared_norm(mixed) == 22

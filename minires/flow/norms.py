@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from minires.layers import Conv2d, Dense
 from minires.losses import SoftmaxCrossEntropy
-from minires.optimizers import squared_norm
+from minires.optimizers import gradient_norm
 
 
 class GradientNorm(NamedTuple):
@@ -56,7 +54,7 @@ def gradient_norms(model, x, labels, *, loss=None):
         model.backward(loss.backward())
         named = weight_layers(model)
         return [
-            GradientNorm(depth, f"{path}.weight", float(np.sqrt(squared_norm(layer.weight.grad))))
+            GradientNorm(depth, f"{path}.weight", gradient_norm([layer.weight], ops=layer.ops))
             for depth, (path, layer) in enumerate(named, start=1)
         ]
     finally:

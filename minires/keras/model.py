@@ -45,7 +45,11 @@ class SGD:
 
     def bind(self, parameters, ops=default_ops):
         return optimizers.SGD(
-            parameters, self.learning_rate, momentum=self.momentum, nesterov=self.nesterov
+            parameters,
+            self.learning_rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            ops=ops,
         )
 
 

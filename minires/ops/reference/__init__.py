@@ -23,7 +23,13 @@ from minires.ops.reference.fused import (
     conv2d_add_relu_forward,
     conv2d_moments_forward,
 )
-from minires.ops.reference.optimizer import adam_step
+from minires.ops.reference.optimizer import (
+    adam_step,
+    adam_steps,
+    sgd_step,
+    sgd_steps,
+    squared_norm,
+)
 from minires.ops.reference.pool import (
     avgpool2d_backward,
     avgpool2d_forward,
@@ -46,6 +52,7 @@ from minires.ops.reference.softmax_cross_entropy import (
 
 __all__ = [
     "adam_step",
+    "adam_steps",
     "add_backward",
     "add_forward",
     "avgpool2d_backward",
@@ -81,8 +88,11 @@ __all__ = [
     "pad_shortcut_forward",
     "relu_backward",
     "relu_forward",
+    "sgd_step",
+    "sgd_steps",
     "softmax_backward",
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
+    "squared_norm",
 ]
