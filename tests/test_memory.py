@@ -1,4 +1,4 @@
-"""Recycled memory: no two live arrays share a byte, views keep theirs, and little waits unused."""
+"""Recycled memory: no two live arrays share a byte, views keep theirs, holes grow together."""
 
 import gc
 import itertools
@@ -14,13 +14,15 @@ from minires.ops.fast import memory
 KB = 2**10
 
 
+SEGMENT = 1024 * KB
+
+
 @pytest.fixture
-def idle(monkeypatch):
-    """An own stock, so that what other tests left does not matter."""
-    stock = memory.Idle()
-    monkeypatch.setattr(memory, "idle", stock)
-    monkeypatch.setattr(memory.Block.__del__, "__defaults__", (stock.returned.append,))
-    yield stock
+def pool(monkeypatch):
+    """One of its own for all sizes, so that what other tests left does not matter."""
+    pool = memory.Pool(SEGMENT)
+    monkeypatch.setattr(memory, "pools", (pool, pool))
+    yield pool
     gc.collect()
 
 
@@ -32,7 +34,12 @@ def address(a):
     return a.__array_interface__["data"][0]
 
 
-def test_an_array_comes_back_at_the_same_place(idle):
+def held(pool):
+    """Bytes from the system."""
+    return sum(segment.stop - segment.start for segment in pool.segments)
+
+
+def test_an_array_comes_back_at_the_same_place(pool):
     a = numbers(64)
     place = address(a)
     del a
@@ -40,44 +47,102 @@ def test_an_array_comes_back_at_the_same_place(idle):
     assert place % 64 == 0
 
 
-def test_a_view_keeps_the_memory(idle):
+def test_a_view_keeps_the_memory(pool):
     a = numbers(64)
     place, view = address(a), a[5:7]
     del a
-    assert address(numbers(64)) != place
-    idle.settle()
-    assert idle.live == 64 * KB
+    other = numbers(64)
+    assert address(other) != place
     del view
-    idle.settle()
-    assert idle.live == 0
+    assert address(numbers(64)) == place
 
 
-def test_a_block_that_waits_is_cut_up_and_made_whole_again(idle):
-    large = numbers(256)
-    start = address(large)
-    del large
-    small = [numbers(64) for _ in range(4)]
-    assert sorted(map(address, small)) == [start + i * 64 * KB for i in range(4)]
+def test_what_is_not_used_is_one_hole_again_and_can_be_cut_in_other_sizes(pool):
+    small = [numbers(128) for _ in range(SEGMENT // (128 * KB))]
+    start = min(map(address, small))
     del small
-    assert address(numbers(256)) == start
+    assert address(numbers(1024)) == start
+    assert sorted(address(a) - start for a in [numbers(512), numbers(256), numbers(256)]) == [
+        0,
+        512 * KB,
+        768 * KB,
+    ]
+    assert held(pool) == SEGMENT
 
 
-def test_memory_goes_back_to_the_system_before_more_is_taken(idle):
+def test_a_hole_between_arrays_is_used_by_one_that_fits(pool):
+    arrays = [numbers(256) for _ in range(4)]
+    place = address(arrays[1])
+    del arrays[1]
+    assert numbers(512) is not None
+    first, second = numbers(64), numbers(192)
+    assert {address(first), address(second)} == {place, place + 64 * KB}
+
+
+def test_a_training_step_needs_no_memory_from_the_system_when_it_is_repeated(pool):
+    def step():
+        kept = [numbers(kb) for kb in (256, 256, 128, 64, 96, 100)]
+        while kept:
+            size = kept.pop().nbytes // KB
+            gradients = numbers(size), numbers(3 * size)
+            del gradients
+
+    step()
+    before = list(pool.segments)
+    for _ in range(5):
+        step()
+    assert pool.segments == before
+
+
+def test_an_empty_segment_that_is_too_small_goes_back_before_a_larger_one_comes(pool):
     a = numbers(1024)
     del a
-    b = numbers(96 + 4)  # 1024 is no multiple of it
-    assert idle.live + idle.idle <= idle.limit()
-    assert idle.limit() <= 1.07 * 1024 * KB
-    assert b.size == 100 * KB // 4
+    b = numbers(1500)
+    assert held(pool) == b.nbytes
 
 
-def test_a_garbage_collection_in_the_middle_changes_nothing(idle, monkeypatch):
-    def collects(*args, **options):  # memory that only the collector finds comes back here
-        gc.collect(0)
-        return made(*args, **options)
+def test_release_returns_what_nobody_uses(pool, monkeypatch):
+    a, b = numbers(1024), numbers(1024)
+    assert held(pool) == 2 * SEGMENT
+    del a
+    memory.release()
+    assert held(pool) == SEGMENT
+    del b
+    memory.release()
+    assert not pool.segments
+    assert not pool.holes
 
-    made = memory.Memory
-    monkeypatch.setattr(memory, "Memory", collects)
+
+def test_a_refused_segment_is_asked_for_again_as_small_as_can_be(pool, monkeypatch):
+    asked = []
+
+    class Poor(memory.Segment):
+        __slots__ = ()
+
+        def __init__(self, nbytes):
+            asked.append(nbytes)
+            if nbytes > 300 * KB:
+                raise MemoryError
+            super().__init__(nbytes)
+
+    monkeypatch.setattr(memory, "Segment", Poor)
+    numbers(256)[:] = 1
+    assert asked == [SEGMENT, 256 * KB]
+    with pytest.raises(MemoryError):
+        numbers(512)
+    assert numbers(256).size == 64 * KB
+
+
+def test_a_garbage_collection_in_the_middle_changes_nothing(pool, monkeypatch):
+    def collects(made):  # memory that only the collector finds comes back here
+        def make(*args):
+            gc.collect(0)
+            return made(*args)
+
+        return make
+
+    monkeypatch.setattr(memory, "Memory", collects(memory.Memory))
+    monkeypatch.setattr(memory, "Hole", collects(memory.Hole))
     live = [numbers(256), numbers(512)]
     for round in range(40):
         cycle = [numbers((64, 128, 32)[round % 3])]

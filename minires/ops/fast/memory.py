@@ -2,15 +2,22 @@
 
 A training step asks for the same few hundred arrays each time. Fresh from the system, every page
 of them (4 kB) is cleared and mapped at its first touch, which for a ResNet-20 at batch 128 costs
-as much as the batch norms. So a block that nobody uses any more goes to a list of idle blocks and
-comes back from there.
+as much as the batch norms. So memory is taken from the system in large segments, and what nobody
+uses any more is kept for the next array:
 
-It is as safe as NumPy's: the array's memory belongs to a `Block`, every view keeps its Block alive,
-and only the end of the Block (`__del__`) gives the memory back. Blocks start at multiples of 64
-bytes, a cache line and a 512-bit register.
+    a list for each size      what came back, to be used again as it is
+    the holes in segments     what belongs to no list; neighbours are one hole
+
+An array takes the last of its list, or else the smallest hole that it fits into, or else the lists
+are emptied into holes, which then are larger, or else there is a new segment.
+
+It is as safe as NumPy's: the array's memory belongs to a Block, every view keeps its Block alive,
+and only the end of the Block gives the memory back. Blocks start at multiples of 64 bytes, a cache
+line and a 512-bit register.
 """
 
-import collections
+import ctypes
+import functools
 import math
 import os
 import threading
@@ -18,144 +25,158 @@ import threading
 import numpy as np
 
 ALIGNMENT = 64
-SMALL = 4096  # bytes; below, NumPy's own allocator is faster
+SMALL = 2**12  # bytes; below, NumPy's own allocator is faster
+LARGE = 2**18  # from which arrays have segments of their own: images; below are weights
+SEGMENTS = 2**22, 2**25  # bytes in those of small and large arrays, at least; untouched, they are
+# no more than addresses
+
+
+class Segment:
+    """Memory of the system's."""
+
+    __slots__ = "owner", "start", "stop"
+
+    def __init__(self, nbytes):
+        self.owner = np.empty(nbytes + ALIGNMENT, np.uint8)
+        address = self.owner.ctypes.data
+        self.start = address + -address % ALIGNMENT
+        self.stop = self.start + nbytes
+
+
+class Hole:
+    """Addresses in a segment that nobody uses, and that are in no list."""
+
+    __slots__ = "segment", "start", "stop"
+
+    def __init__(self, segment, start, stop):
+        self.segment, self.start, self.stop = segment, start, stop
+
+    @property
+    def nbytes(self):
+        return self.stop - self.start
 
 
 class Memory:
-    """Some bytes of the system's, or a piece of such a block."""
+    """What an array uses, or used: addresses in a segment, and the list for their number."""
 
-    __slots__ = "address", "nbytes", "out", "owner", "pieces", "whole"
+    __slots__ = "address", "nbytes", "segment", "waiting"
 
-    def __init__(self, nbytes, address, owner=None, whole=None):
-        self.nbytes, self.address = nbytes, address
-        self.owner, self.whole = owner, whole  # the array that has the bytes, or the block cut up
-        self.pieces, self.out = (), 0  # and how many of its pieces are in use
+    def __init__(self, segment, address, nbytes, waiting):
+        self.segment, self.address = segment, address
+        self.nbytes, self.waiting = nbytes, waiting
 
 
-class Idle:
-    """Memory that waits for its next use.
-
-    Live and idle bytes together exceed the most ever live by a sixteenth at most, but for pieces
-    of blocks of which another piece is in use.
+class Pool:
+    """Segments, and what of them is not in use.
 
     A garbage collection may end Blocks at any moment, also while this very class is at work. So
-    what comes back is only put down, in `returned`, and looked at when memory is next asked for.
+    what comes back is put at the end of its list, in one step, and nothing else.
+
+    Parameters
+    ----------
+    least : int
+        Bytes in a segment.
     """
 
-    def __init__(self):
+    def __init__(self, least):
+        self.least = least
         self.lock = threading.Lock()
-        self.returned = collections.deque()
-        self.blocks = {}  # {nbytes: [Memory]}
-        self.live = self.idle = self.peak = 0
+        self.waiting = {}  # {nbytes: [Memory]}
+        self.holes = []  # in the order of their addresses
+        self.segments = []
 
     def take(self, nbytes):
-        """Memory of that size: one that waits, a piece of a larger one, or new."""
-        with self.lock:
-            self.settle()
-            waiting = self.blocks.get(nbytes)
-            self.live += nbytes
-            self.peak = max(self.peak, self.live)
-            full = self.live + self.idle > self.limit()
-            if not waiting and full and self.cut(nbytes):
-                waiting = self.blocks[nbytes]
-            if waiting:
-                self.idle -= nbytes
-                return self.leave(waiting)
-            if full:
-                self.shrink(self.limit() - self.live)
+        """Memory of that size, a multiple of ALIGNMENT."""
         try:
-            owner = np.empty(nbytes + ALIGNMENT, np.uint8)
-        except MemoryError:
+            return self.waiting[nbytes].pop()
+        except (KeyError, IndexError):
             with self.lock:
-                self.live -= nbytes
-            raise
-        start = owner.ctypes.data
-        return Memory(nbytes, start + -start % ALIGNMENT, owner)
-
-    def settle(self):
-        """Let wait what has come back."""
-        while self.returned:
-            memory = self.returned.popleft()
-            self.live -= memory.nbytes
-            self.idle += memory.nbytes
-            self.wait(memory)
-
-    def limit(self):
-        """Bytes, live and idle, from which memory is cut up or returned instead of added."""
-        return self.peak + self.peak // 16
-
-    def wait(self, memory):
-        """The last piece that comes back makes the whole again."""
-        waiting, whole = self.blocks.setdefault(memory.nbytes, []), memory.whole
-        waiting.append(memory)
-        if whole is not None:
-            whole.out -= 1
-            if whole.out == 0:
-                pieces = set(map(id, whole.pieces))
-                waiting[:] = [other for other in waiting if id(other) not in pieces]
-                whole.pieces = ()
-                self.wait(whole)
-
-    def leave(self, memories):
-        """The last of a list of those that wait, which is used now."""
-        memory = memories.pop()
-        if memory.whole is not None:
-            memory.whole.out += 1
-        return memory
+                return self.cut(nbytes)
 
     def cut(self, nbytes):
-        """Cut a block that waits into pieces of `nbytes`, if one is a small multiple of it.
+        """Memory from the smallest hole that is large enough."""
+        hole = self.smallest(nbytes)
+        if hole is None:
+            self.empty_lists()
+            hole = self.smallest(nbytes) or self.grow(nbytes)
+        address = hole.start
+        hole.start += nbytes
+        if hole.start == hole.stop:
+            self.holes.remove(hole)
+        return Memory(hole.segment, address, nbytes, self.waiting.setdefault(nbytes, []))
 
-        The stages of a ResNet need blocks of 8, 4 and 2 MB, one after the other.
-        """
-        multiples = range(2 * nbytes, 17 * nbytes, nbytes)
-        sizes = [size for size, waiting in self.blocks.items() if waiting and size in multiples]
-        if not sizes or nbytes % ALIGNMENT:
-            return False
-        whole = self.leave(self.blocks[min(sizes)])
-        whole.pieces = tuple(
-            Memory(nbytes, whole.address + start, whole=whole)
-            for start in range(0, whole.nbytes, nbytes)
-        )
-        self.blocks.setdefault(nbytes, []).extend(whole.pieces)
-        return True
+    def smallest(self, nbytes):
+        """The smallest hole of at least `nbytes`, or None."""
+        fitting = [hole for hole in self.holes if hole.stop - hole.start >= nbytes]
+        return min(fitting, key=lambda hole: hole.nbytes, default=None)
 
-    def shrink(self, limit):
-        """Return memory, large blocks first, until at most `limit` bytes wait; pieces stay."""
-        for nbytes in sorted(self.blocks, reverse=True):
-            kept = []
-            for memory in self.blocks.pop(nbytes):
-                if memory.whole is None and self.idle > limit:
-                    self.idle -= nbytes
-                else:
-                    kept.append(memory)
-            if kept:
-                self.blocks[nbytes] = kept
+    def empty_lists(self):
+        """Make holes of what waits, and one of those that touch."""
+        spans = self.holes
+        for waiting in self.waiting.values():
+            while waiting:
+                memory = waiting.pop()
+                spans.append(Hole(memory.segment, memory.address, memory.address + memory.nbytes))
+        spans.sort(key=lambda hole: hole.start)
+        self.holes = spans[:1]
+        for hole in spans[1:]:
+            last = self.holes[-1]
+            if last.stop == hole.start and last.segment is hole.segment:
+                last.stop = hole.stop
+            else:
+                self.holes.append(hole)
+
+    def grow(self, nbytes):
+        """A new segment, a hole as a whole; segments that are empty, and too small, go first."""
+        self.drop_empty()
+        try:
+            segment = Segment(max(nbytes, self.least))
+        except MemoryError:
+            segment = Segment(nbytes)
+        hole = Hole(segment, segment.start, segment.stop)
+        self.segments.append(segment)
+        self.holes.append(hole)
+        self.holes.sort(key=lambda hole: hole.start)
+        return hole
+
+    def drop_empty(self):
+        """Return the segments to the system that are one hole."""
+        for hole in list(self.holes):
+            segment = hole.segment
+            if (hole.start, hole.stop) == (segment.start, segment.stop):
+                self.holes.remove(hole)
+                self.segments.remove(segment)
 
 
-idle = Idle()
+pools = tuple(map(Pool, SEGMENTS))
+
+
+def after_fork():
+    """A thread that held a lock does not exist in the child."""
+    for pool in pools:
+        pool.lock = threading.Lock()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: setattr(idle, "lock", threading.Lock()))
+    os.register_at_fork(after_in_child=after_fork)
 
 
-class Block:
-    """The owner of one array's memory."""
+def give_back(block):
+    """What ends a Block."""
+    try:
+        memory = block.memory
+    except AttributeError:  # there was none
+        return
+    memory.waiting.append(memory)
 
-    __slots__ = "__array_interface__", "memory"
 
-    def __init__(self, shape, dtype, nbytes):
-        self.memory = idle.take(nbytes)
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": (self.memory.address, False),
-        }
+@functools.lru_cache(maxsize=4096)
+def block_class(nbytes):
+    """The class of owners of an array's memory; NumPy takes a ctypes array twice as fast as others.
 
-    def __del__(self, put_down=idle.returned.append):
-        memory = getattr(self, "memory", None)  # there is none if the system had no more
-        if memory is not None:
-            put_down(memory)
+    Its objects have an attribute `memory`.
+    """
+    return type("Block", (ctypes.c_char * nbytes,), {"__del__": give_back})
 
 
 def empty(shape, dtype):
@@ -170,15 +191,19 @@ def empty(shape, dtype):
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < SMALL:
         return np.empty(shape, dtype)
-    return np.asarray(Block(tuple(shape), dtype, nbytes))
+    nbytes += -nbytes % ALIGNMENT
+    memory = pools[nbytes >= LARGE].take(nbytes)
+    block = block_class(nbytes).from_address(memory.address)
+    block.memory = memory
+    return np.ndarray(shape, dtype, block)
 
 
 def release():
-    """Return idle memory to the system, but for pieces of blocks of which others are in use."""
-    with idle.lock:
-        idle.settle()
-        idle.shrink(0)
-        idle.peak = idle.live
+    """Return memory to the system: the segments in which nothing is used."""
+    for pool in pools:
+        with pool.lock:
+            pool.empty_lists()
+            pool.drop_empty()
 
 
 _scratch = {}
