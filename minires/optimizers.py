@@ -52,7 +52,7 @@ class Optimizer(Copyable):
     def zero_grad(self):
         """Set every gradient to 0; backward passes add to them."""
         for parameter in self.parameters:
-            parameter.grad[...] = 0
+            parameter.grad.fill(0)
 
     def step(self):
         """Update every Parameter once from its gradient."""
