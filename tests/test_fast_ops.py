@@ -1,5 +1,6 @@
 """The fast ops say what the reference says: any shape, both dtypes, bit by bit on any threads."""
 
+import contextlib
 import inspect
 
 import numpy as np
@@ -432,3 +433,53 @@ def test_arrays_that_replace_others_are_read_where_they_are():
         g[0] = np.full(5, value, np.float32)
     mixed = [np.ones(3), np.ones((4, 4), np.float32).T, np.ones(6)[::2]]
     assert fast.squared_norm(mixed) == 22
+
+
+# ---- BLAS between kernels
+
+
+def test_blas_has_its_threads_back_after_a_product_on_one(monkeypatch):
+    from minires.ops.fast import blas
+
+    class Library:
+        threads = 3
+
+        def get_num_threads(self):
+            return self.threads
+
+        def set_num_threads(self, n):
+            self.threads = n
+
+    library = Library()
+    monkeypatch.setattr(blas, "libraries", lambda: [library])
+    assert isinstance(blas.calm(10), contextlib.nullcontext)
+    assert isinstance(blas.calm(2**40), contextlib.nullcontext)
+    with blas.calm(2**20):
+        assert library.threads == 1
+        with blas.calm(2**20):  # as another Python thread may be
+            assert library.threads == 1
+        assert library.threads == 1
+    assert library.threads == 3
+    with pytest.raises(ValueError, match="matmul"):
+        fast.dense_forward(np.ones((600, 600)), np.ones((599, 600)), None)
+    assert library.threads == 3
+
+
+def test_a_convolution_left_to_the_reference_stays_on_one_thread(monkeypatch):
+    from minires.ops.fast import conv
+
+    seen = []
+
+    class Watched:
+        def __enter__(self):
+            seen.append("in")
+
+        def __exit__(self, *_):
+            seen.append("out")
+
+    monkeypatch.setattr(conv, "calm", lambda products: seen.append(products) or Watched())
+    x, w = np.ones((2, 8, 8, 4)), np.ones((3, 3, 2, 4))
+    y, cache = fast.conv2d_forward(x, w, padding=1, groups=2)
+    fast.conv2d_backward(y, cache)
+    fast.conv2d_weight_backward(y, cache)
+    assert seen == [2 * 64 * w.size, "in", "out"] * 3

@@ -89,8 +89,7 @@ def prepare(options):
         **choices,
     )
     kind, lr, more = OPTIMIZERS[options.optimizer]
-    if kind is not SGD:  # which has one implementation
-        more = more | {"ops": OPS[options.ops]}
+    more = more | {"ops": OPS[options.ops]}
     lr = lr if options.lr is None else options.lr
     if options.weight_decay is not None:
         more = more | {"weight_decay": options.weight_decay, "decay": "weights"}

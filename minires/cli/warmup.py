@@ -10,7 +10,7 @@ from minires.fusion import fuse
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import build
 from minires.ops import fast
-from minires.optimizers import SGD, Adam
+from minires.optimizers import SGD, Adam, gradient_norm
 
 EXAMPLE = "minires warmup"
 BATCH = 16  # enough for the ways that want many images or tiles
@@ -72,5 +72,7 @@ def rehearse(model, dtype):
         model.forward(images)
     loss.forward(model.forward(x, training=True), np.zeros(BATCH, int))
     model.backward(loss.backward())
-    for optimizer in (Adam(model.parameters(), ops=fast), SGD(model.parameters(), 0.1)):
+    parameters = model.parameters()
+    gradient_norm(parameters, ops=fast)
+    for optimizer in (Adam(parameters, ops=fast), SGD(parameters, 0.1, ops=fast)):
         optimizer.step()

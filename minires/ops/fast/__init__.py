@@ -42,7 +42,7 @@ def implementation(name):
     return getattr(importlib.import_module(module), name)
 
 
-OURS = ("add", "batchnorm", "conv", "fused", "optimizer", "pool", "relu", "shortcut")
+OURS = ("add", "batchnorm", "conv", "dense", "fused", "optimizer", "pool", "relu", "shortcut")
 MODULES = [f"{__name__}.{name}" for name in OURS]
 
 

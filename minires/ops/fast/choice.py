@@ -2,9 +2,9 @@
 
 The kernels lose where their registers would be half empty (few filters, a 2x2 image), where weights
 are many and pixels few, so that packing them takes longer than using them, and where there is so
-little to do that Python is the larger part. The reference loses where BLAS wakes its threads,
-which stay awake for a while and take the cores of the kernels that follow; so it must be clearly
-faster to be called for much work. It loses where its columns are large, and where the runs that it
+little to do that Python is the larger part. The reference loses where its products stay on one
+thread for the sake of the kernels that follow (`blas.py`); where they do not it must be clearly
+faster to be called. It loses where its columns are large, and where the runs that it
 copies them in are short. In between a model of both decides, in microseconds: a sum over amounts of
 work with fixed prices.
 
@@ -18,10 +18,10 @@ On another machine both sides scale much alike, and where it errs the two are of
 import math
 
 from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
+from minires.ops.fast.blas import FEW, MANY
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-QUIET = 2**18  # multiply-adds up to which BLAS stays on one thread
-LOUD = 1.15  # how much faster its threads must be, which then get in the way of the kernels'
+LOUD = 1.15  # how much faster BLAS's threads must be, which then get in the way of the kernels'
 
 
 def forward_pays(x_shape, w_shape, window, itemsize):
@@ -33,8 +33,9 @@ def forward_pays(x_shape, w_shape, window, itemsize):
     wide *= threads_share(products) * itemsize / 4
     kernel = 19 + 3.3e-4 * math.prod(w_shape) + 2.0e-5 * wide
     kernel += 1.0e-4 * math.prod(x_shape) + 1.2e-4 * outputs
-    matrix = 13.5 + 3.7e-3 * runs + 3.7e-4 * columns + 1.2e-5 * products + 3.3e-4 * outputs
-    return kernel < matrix * (1 if products <= QUIET else LOUD)
+    matrix = 13.5 + 3.7e-3 * runs + 3.7e-4 * columns + 3.3e-4 * outputs
+    matrix += 1.2e-5 * products * blas_threads(products)
+    return kernel < matrix * (LOUD if products >= MANY else 1)
 
 
 def backward_pays(x_shape, w_shape, window, itemsize):
@@ -46,8 +47,9 @@ def backward_pays(x_shape, w_shape, window, itemsize):
     wide *= threads_share(products) * itemsize / 4
     kernel = 44 + 0.8 * phases + 2.1e-3 * weights + 3.1e-5 * wide
     kernel += 3.7e-4 * math.prod(x_shape) + 2.6e-4 * outputs
-    matrix = 22 + 1.4e-2 * runs + 1.6e-3 * columns + 2.6e-5 * products + 6.2e-4 * outputs
-    return kernel < matrix * (1 if products <= QUIET else LOUD)
+    matrix = 22 + 1.4e-2 * runs + 1.6e-3 * columns + 6.2e-4 * outputs
+    matrix += 2.6e-5 * products * blas_threads(products)
+    return kernel < matrix * (LOUD if products >= MANY else 1)
 
 
 def amounts(x_shape, window, C):
@@ -71,6 +73,11 @@ def used_rows(x_shape, w_shape, window, itemsize):
     y_shape = N, *window.out, w_shape[3]
     s = steps((N, H, W, w_shape[2]), window.kernel, y_shape, window.stride, place, itemsize)
     return 1 - idle_rows((s.OW, s.band, s.group)[s.axis])
+
+
+def blas_threads(products):
+    """How much slower the matrix product is on the one thread that `blas.py` leaves it."""
+    return 2 if FEW < products < MANY else 1
 
 
 def threads_share(products):

@@ -9,6 +9,7 @@ Read next: `direct.py`.
 """
 
 import functools
+import math
 from types import ModuleType
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from minires.checks import expect_array
 from minires.ops import reference
 from minires.ops.fast import choice, direct, scatter, winograd
+from minires.ops.fast.blas import calm
 from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
 from minires.ops.reference.conv import ConvCache
@@ -25,11 +27,12 @@ from minires.ops.window import Window, resolve_window
 
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlate images with filters; see `reference.conv2d_forward`."""
-    window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
+    window, way, _, _, products = plan_for(x, weight, stride, padding, dilation, groups)
     if way is reference:
-        return reference.conv2d_forward(
-            x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
-        )
+        with calm(products):
+            return reference.conv2d_forward(
+                x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+            )
     x = np.ascontiguousarray(x)
     y = way.forward(x, weight, filled(bias, weight), window)
     return y, ConvCache(x, weight, window, groups)
@@ -42,18 +45,20 @@ def conv2d_backward(dy, cache):
 
 def conv2d_weight_backward(dy, cache):
     """dweight and dbias alone; see `reference.conv2d_weight_backward`."""
-    way, window = way_back(dy, cache)
+    way, window, products = way_back(dy, cache)
     if way is reference:
-        return reference.conv2d_weight_backward(dy, cache)
+        with calm(products):
+            return reference.conv2d_weight_backward(dy, cache)
     return weight_gradient(np.ascontiguousarray(dy), cache, way, window)
 
 
 def backward(dy, cache, other=None):
     """Gradients of a convolution; `other` is added to dx."""
     x, weight, *_ = cache
-    way, window = way_back(dy, cache)
+    way, window, products = way_back(dy, cache)
     if way is reference:
-        dx, dweight, dbias = reference.conv2d_backward(dy, cache)
+        with calm(products):
+            dx, dweight, dbias = reference.conv2d_backward(dy, cache)
         return dx if other is None else other + dx, dweight, dbias
     dy = np.ascontiguousarray(dy)
     gradients = weight_gradient(dy, cache, way, window)
@@ -68,10 +73,10 @@ def backward(dy, cache, other=None):
 
 
 def way_back(dy, cache):
-    """The module that runs the gradients, and the window."""
+    """The module that runs the gradients, the window, and the multiply-adds of one of them."""
     x, weight, (_, stride, padding, dilation, _), groups = cache
     plan = plan_for(x, weight, stride, padding, dilation, groups)
-    return plan.back if dy.dtype == x.dtype else reference, plan.window
+    return plan.back if dy.dtype == x.dtype else reference, plan.window, plan.products
 
 
 def weight_gradient(dy, cache, way, window):
@@ -88,6 +93,7 @@ class Plan(NamedTuple):
     way: ModuleType  # of the forward
     back: ModuleType  # of the gradients
     covered: bool  # whether there are kernels, whatever pays
+    products: int  # multiply-adds
 
 
 def plan_for(x, weight, *options):
@@ -102,13 +108,15 @@ def plan_for(x, weight, *options):
 def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups):
     """What `plan_for` remembers."""
     window = resolve_window("conv2d", x_shape[1:3], w_shape[:2], stride, padding, dilation)
+    products = x_shape[0] * math.prod(window.out) * math.prod(w_shape)
     if not covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):
-        return Plan(window, reference, reference, False)
+        return Plan(window, reference, reference, False, products)
     if winograd.pays(x_shape, x_dtype, w_shape, window):
-        return Plan(window, winograd, winograd, True)
+        return Plan(window, winograd, winograd, True, products)
     given = x_shape, w_shape, window, x_dtype.itemsize
     way = direct if choice.forward_pays(*given) else reference
-    return Plan(window, way, direct if choice.backward_pays(*given) else reference, True)
+    back = direct if choice.backward_pays(*given) else reference
+    return Plan(window, way, back, True, products)
 
 
 remembered = functools.lru_cache(maxsize=4096, typed=True)(choose)
