@@ -73,7 +73,7 @@ def test_ops_and_data_know_numpy_and_no_parameter():
     for part, path, names in modules():
         if part in ("ops", "data"):
             roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names
-            numba = {"numba", "llvmlite"} if path.parent.name == "fast" else set()
+            numba = {"numba", "llvmlite", "threadpoolctl"} if path.parent.name == "fast" else set()
             assert roots <= {"minires", "numpy"} | numba, path
 
 
