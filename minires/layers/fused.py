@@ -37,10 +37,9 @@ class Fused(Layer):
             given = norm.running_mean, norm.running_var
             y, cache = forward(x, *residual, gamma, beta, *given, eps=norm.eps)
             return y, (False, cache)
-        M = norm.values_per_channel(x)
+        norm.values_per_channel(x)
         y, cache = forward(x, *residual, gamma, beta, eps=norm.eps, moments=moments)
-        statistics = cache.norm if kind else cache
-        norm.follow(statistics.mean, statistics.var, M)
+        move_statistics(norm, cache.norm if kind else cache)
         return y, (True, cache)
 
     def _norm_backward(self, norm, kind, dy, cache):
@@ -57,6 +56,11 @@ def norm_ops(ops, kind, training):
     """The forward and the backward of a batch norm and of what follows it: "", relu or add_relu."""
     name = "_".join(filter(None, ("batchnorm", "" if training else "inference", kind)))
     return getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward")
+
+
+def move_statistics(norm, cache):
+    """What a batch norm's own forward in training does with its cache."""
+    norm.follow(cache.mean, cache.var, norm.values_per_channel(cache.x))
 
 
 class OfNorm(Fused):
@@ -240,11 +244,18 @@ def same_bytes(kept, source):
     return kept == (source if source.flags.c_contiguous else source.tobytes())
 
 
+def normalises(last, before):
+    """Whether a ConvNorm can do the norm and ReLU of the one before it, which nobody observes."""
+    kinds = [type(layer) for _, layer in before[-1:]] + [type(last)]
+    return kinds == [ConvNorm, ConvNorm] and before[-1][1].relu and not before[-1][1].observers
+
+
 class FusedResidual(Fused):
     """y = relu(shortcut(x) + branch(x)), for a branch that ends in a batch norm.
 
     The sum and the ReLU are done as the norm writes, and on the way back the two gradients of x are
-    added as the first convolution of the branch writes its own.
+    added as the first convolution of the branch writes its own. In training the last convolution
+    normalises what it reads, instead of the norm before it.
 
     Parameters
     ----------
@@ -265,10 +276,14 @@ class FusedResidual(Fused):
         start = x
         shortcut = self._through("shortcut", self.shortcut.forward, x, training=training)
         *before, (name, last) = self.branch.children()
+        pair = before.pop() if training and normalises(last, before) else None
         for inner, layer in before:
             x = self._through(f"branch.{inner}", layer.forward, x, training=training)
         conv_cache = moments = None
-        if isinstance(last, ConvNorm):
+        if pair:
+            x, conv_cache, moments = self._convolve_twice(x, *pair, name, last)
+            name, last = last.norm_name, last.norm
+        elif isinstance(last, ConvNorm):
             self._through(f"branch.{name}", last._check, x)
             if not training:
                 return last.folded.forward(x, shortcut, relu=True), (start, None, None)
@@ -279,6 +294,27 @@ class FusedResidual(Fused):
         finish = self._norm_forward, last, "add_relu", x, training, shortcut
         y, cache = self._through(f"branch.{name}", *finish, **more)
         return y, (None, conv_cache, cache)
+
+    def _convolve_twice(self, x, inner, first, name, last):
+        """The convolutions of two ConvNorms; what stands between them is not stored.
+
+        Returns what `last.convolve` does. `first` can go backward as if it had gone forward.
+        """
+        self._through(f"branch.{inner}", first._check, x)
+        x, cache, moments = self._through(f"branch.{inner}", first.convolve, x)
+        norm = first.norm
+        self._through(f"branch.{inner}", norm._check, x)
+        self._through(f"branch.{inner}", norm.values_per_channel, x)
+        self._through(f"branch.{name}", last._check, x)
+        y, norm_cache, conv_cache, found = self._through(
+            f"branch.{name}",
+            last.conv.ops.batchnorm_relu_conv2d_forward,
+            *(x, norm.gamma.value, norm.beta.value, *weights(last.conv)),
+            **(window(last.conv) | {"eps": norm.eps, "moments": moments}),
+        )
+        move_statistics(norm, norm_cache.norm)
+        first._cache = (None, cache, (True, norm_cache)), x.shape, x.dtype
+        return y, conv_cache, found
 
     def _backward(self, dy, cache):
         x, conv_cache, norm_cache = cache

@@ -36,7 +36,7 @@ from minires.ops import reference
 from minires.ops.fast.epilogue import join
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
-from minires.ops.fast.panels import panel_width
+from minires.ops.fast.panels import BETA, CONSTANT, MEAN, SCALE, SLOPE, affine, panel_width
 from minires.ops.fast.simd import lanes, load, relu, same, store, where_positive
 from minires.ops.reference.batchnorm import BatchNormCache
 
@@ -105,13 +105,19 @@ def channel_moments(x):
 def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     """One of the `normalise` kernels."""
     x = np.ascontiguousarray(x)
-    C, dtype = gamma.size, x.dtype
+    lines, rstd = forward_lines(x.dtype, gamma, beta, mean, var, eps)
+    y = empty(x.shape, x.dtype)
+    other = x if residual is None else np.ascontiguousarray(residual)
+    over_lines(apply, PARTS, (x, other, y), gamma.size, lines)
+    return y, BatchNormCache(x, gamma, mean, var, rstd)
+
+
+def forward_lines(dtype, gamma, beta, mean, var, eps):
+    """The coefficients (3, length) of a forward pass, and rstd (C,)."""
+    C = gamma.size
     lines, rstd = np.empty((3, line_length(C, dtype)), dtype), np.empty(C, dtype)
     prepare_forward.alone(1, *contiguous(dtype, gamma, beta, mean, var), float(eps), rstd, lines)
-    y = empty(x.shape, dtype)
-    other = x if residual is None else np.ascontiguousarray(residual)
-    over_lines(apply, PARTS, (x, other, y), C, lines)
-    return y, BatchNormCache(x, gamma, mean, var, rstd)
+    return lines, rstd
 
 
 def training_backward(dy, cache, beta, sums, apply, y=None):
@@ -178,8 +184,6 @@ def line_length(C, dtype):
 
 # ---- coefficients, each repeated to the length of a line
 
-MEAN, SCALE, BETA, CONSTANT, SLOPE = range(5)  # the rows of `lines`
-
 
 @kernel
 def prepare_forward(_, gamma, beta, mean, var, eps, rstd, lines):
@@ -220,12 +224,6 @@ def lines_of(x, length, k, parts):
     """The lines of part k, first and last; what is left behind the last of all is no line."""
     lines = x.size // length
     return k * lines // parts, (k + 1) * lines // parts
-
-
-@inlined
-def affine(lines, f):
-    """Three registers: mean, scale, beta."""
-    return load(lines[MEAN], f), load(lines[SCALE], f), load(lines[BETA], f)
 
 
 # ---- forward

@@ -43,12 +43,22 @@ def conv2d_backward(dy, cache):
     return backward(dy, cache)
 
 
+class NormConvCache(NamedTuple):
+    """The cache of a convolution of relu(batchnorm(x)) that was never stored as a whole."""
+
+    x: np.ndarray
+    weight: np.ndarray
+    window: Window
+    groups: int
+    lines: np.ndarray  # (3, C), the batch norm's coefficients
+
+
 def conv2d_weight_backward(dy, cache):
     """dweight and dbias alone; see `reference.conv2d_weight_backward`."""
     way, window, products = way_back(dy, cache)
     if way is reference:
         with calm(products):
-            return reference.conv2d_weight_backward(dy, cache)
+            return reference.conv2d_weight_backward(dy, stored(cache))
     return weight_gradient(np.ascontiguousarray(dy), cache, way, window)
 
 
@@ -58,7 +68,7 @@ def backward(dy, cache, other=None):
     way, window, products = way_back(dy, cache)
     if way is reference:
         with calm(products):
-            dx, dweight, dbias = reference.conv2d_backward(dy, cache)
+            dx, dweight, dbias = reference.conv2d_backward(dy, stored(cache))
         return dx if other is None else other + dx, dweight, dbias
     dy = np.ascontiguousarray(dy)
     gradients = weight_gradient(dy, cache, way, window)
@@ -72,15 +82,25 @@ def backward(dy, cache, other=None):
     return dx, *gradients
 
 
+def stored(cache):
+    """The cache as the reference knows it."""
+    if not isinstance(cache, NormConvCache):
+        return cache
+    x, weight, window, groups, (mean, scale, beta) = cache
+    return ConvCache(np.maximum((x - mean) * scale + beta, 0), weight, window, groups)
+
+
 def way_back(dy, cache):
     """The module that runs the gradients, the window, and the multiply-adds of one of them."""
-    x, weight, (_, stride, padding, dilation, _), groups = cache
+    x, weight, (_, stride, padding, dilation, _), groups = cache[:4]
     plan = plan_for(x, weight, stride, padding, dilation, groups)
     return plan.back if dy.dtype == x.dtype else reference, plan.window, plan.products
 
 
 def weight_gradient(dy, cache, way, window):
     """dweight and dbias."""
+    if isinstance(cache, NormConvCache):
+        return winograd.weight_gradient(cache.x, dy, window, cache.lines)
     if way is winograd and not winograd.gradient_pays(*cache.weight.shape[2:]):
         way = direct
     return way.weight_gradient(np.ascontiguousarray(cache.x), dy, window)

@@ -13,6 +13,7 @@ from minires.ops.fast.batchnorm import (
     channel_moments,
     dx_masked,
     dx_plain,
+    forward_lines,
     inference_forward,
     masked_sums,
     normalise_add_relu,
@@ -21,10 +22,12 @@ from minires.ops.fast.batchnorm import (
     training_backward,
     training_forward,
 )
-from minires.ops.fast.conv import backward, conv2d_forward, filled, plan_for
-from minires.ops.fast.epilogue import finish_in_place, join, moments
+from minires.ops.fast.conv import NormConvCache, backward, conv2d_forward, filled, plan_for
+from minires.ops.fast.epilogue import finish_in_place, join
+from minires.ops.fast.epilogue import moments as moments_of
 from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
+from minires.ops.reference.batchnorm import BatchNormCache
 from minires.ops.reference.conv import ConvCache
 from minires.ops.reference.fused import FusedCache, expect_other
 
@@ -63,13 +66,48 @@ def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilatio
     window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
     F = weight.shape[3]
     if way is winograd and F % WIDEST == 0:
-        x, found = np.ascontiguousarray(x), moments(F)
+        x, found = np.ascontiguousarray(x), moments_of(F)
         y = winograd.forward(x, weight, filled(bias, weight), window, moments=found)
         return y, ConvCache(x, weight, window, groups), join(*found, x.dtype)
     y, cache = conv2d_forward(
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     return y, cache, channel_moments(y)
+
+
+def batchnorm_relu_conv2d_forward(
+    x,
+    gamma,
+    beta,
+    weight,
+    bias=None,
+    *,
+    eps,
+    moments=None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+):
+    """conv2d(relu(batchnorm(x))); see `reference`.
+
+    Winograd's kernels normalise as they read, so that the image between is neither written nor
+    kept for the way back.
+    """
+    window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
+    C, F = weight.shape[2:]
+    joins = way is winograd and winograd.gradient_pays(C, F) and gamma.dtype == x.dtype
+    if not joins or C % WIDEST or F % WIDEST:
+        h, norm_cache = batchnorm_relu_forward(x, gamma, beta, eps=eps, moments=moments)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        y, conv_cache, found = conv2d_moments_forward(h, weight, bias, **options)
+        return y, norm_cache, conv_cache, found
+    x, found = np.ascontiguousarray(x), moments_of(F)
+    mean, var = channel_moments(x) if moments is None else moments
+    lines, rstd = forward_lines(x.dtype, gamma, beta, mean, var, eps)
+    y = winograd.forward(x, weight, filled(bias, weight), window, moments=found, lines=lines)
+    norm_cache = FusedCache(BatchNormCache(x, gamma, mean, var, rstd), beta, None)
+    return y, norm_cache, NormConvCache(x, weight, window, groups, lines), join(*found, x.dtype)
 
 
 def conv2d_add_backward(dy, cache, other):

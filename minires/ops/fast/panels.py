@@ -1,4 +1,4 @@
-"""What both convolutions share: packed weights, and image rows copied with their zero border."""
+"""What kernels share: packed weights, image rows with their zero border, a norm's coefficients."""
 
 import numpy as np
 
@@ -60,6 +60,15 @@ def padded_size(n):
 
 
 WIDEST = 16  # numbers in the widest register
+
+
+MEAN, SCALE, BETA, CONSTANT, SLOPE = range(5)  # the rows of a batch norm's coefficients
+
+
+@inlined
+def affine(lines, f):
+    """Three registers of coefficients: mean, scale, beta."""
+    return load(lines[MEAN], f), load(lines[SCALE], f), load(lines[BETA], f)
 
 
 @inlined

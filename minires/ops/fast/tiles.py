@@ -12,8 +12,8 @@ import numpy as np
 
 from minires.ops.fast.epilogue import finish, measure, sample
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined
-from minires.ops.fast.panels import copy, copy_rows, panel_width
-from minires.ops.fast.simd import ROWS, lanes, prefetch
+from minires.ops.fast.panels import affine, clear, copy, copy_rows, panel_width
+from minires.ops.fast.simd import ROWS, lanes, load, prefetch, relu, store
 from minires.ops.fast.transforms import TILES, tile_dy, tile_in, tile_out
 
 FEW_TILES = 2 * TILES  # up to which blocks are small
@@ -116,11 +116,32 @@ def step(n, i, j, s):
 
 
 @inlined
-def tiles_in(x, first, tiles, band, held, V, s):
+def normalise_rows(x, base, first, rows, lines, out, s):
+    """`copy_rows` of relu(batchnorm(x)), whose C is whole registers; the zero border stays zero."""
+    v, C = lanes(x), s.C
+    before, skip = min(max(s.left, 0), s.width), max(-s.left, 0)
+    inside = max(0, min(s.W - skip, s.width - before))
+    size = s.width * C
+    for r in range(rows):
+        h = first + r
+        if h < 0 or h >= s.H:
+            clear(out, r * size, size)
+        else:
+            i, o = ((base + h) * s.W + skip) * C, r * size + before * C
+            clear(out, r * size, before * C)
+            clear(out, o + inside * C, size - (before + inside) * C)
+            for f in range(0, C, v):
+                mean, scale, beta = affine(lines, f)
+                for p in range(f, inside * C, C):
+                    store(out, o + p, relu((load(x, i + p) - mean) * scale + beta))
+
+
+@inlined
+def tiles_in(x, lines, first, tiles, band, held, V, s):
     """V for the tiles first, first + 1, ... of all images, row by row.
 
     The band in memory begins with the row of tiles `held`, counted from the first image; returns
-    the new one.
+    the new one. With `lines` the tiles are those of relu(batchnorm(x)).
     """
     v = lanes(x)
     n, i, j = place_of(first, s)
@@ -130,7 +151,10 @@ def tiles_in(x, first, tiles, band, held, V, s):
             held = row - i % s.deep
             above = held - n * s.down
             rows, top = 4 * min(s.deep, s.down - above) + 2, 4 * above - s.top
-            copy_rows(x, n * s.H, s.H, s.W, s.C, top, rows, s.left, s.width, s.cs, band)
+            if lines.shape[1] > 0:
+                normalise_rows(x, n * s.H, top, rows, lines, band, s)
+            else:
+                copy_rows(x, n * s.H, s.H, s.W, s.C, top, rows, s.left, s.width, s.cs, band)
         o = ((row - held) * 4 * s.width + j * 4) * s.cs
         tile_in(band, o, s.width * s.cs, s.cs, V, t * 36 * v, s.cs)
         n, i, j = step(n, i, j, s)

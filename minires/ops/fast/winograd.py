@@ -54,6 +54,7 @@ MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: 
 FEWEST_TILES, MANY_WEIGHTS = 4, 2**14  # below, transforming the weights takes too long
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
 SMALL = 2**15  # numbers for which other threads are not woken
+NO_LINES = np.empty((3, 0), np.float32)
 
 
 def pays(x_shape, x_dtype, w_shape, window):
@@ -75,18 +76,20 @@ def gradient_pays(C, F):
     return C * F <= MOST_GRADIENTS
 
 
-def forward(x, weight, bias, window, other=None, relu=False, moments=None):
+def forward(x, weight, bias, window, other=None, relu=False, moments=None, lines=NO_LINES):
     """y = bias + x correlated with weight, then + other and ReLU if asked for.
 
     Parameters
     ----------
     moments : Moments, optional
         Gets mean and squares of the output, for the batch norm behind it.
+    lines : (3, C) array, optional
+        Coefficients of a batch norm: relu(batchnorm(x)) is convolved, and never stored as a whole.
     """
     y = empty((len(x), *window.out, weight.shape[3]), x.dtype)
     s = sizes(x.shape, y.shape, window.padding, moments is not None)
     U = kept("winograd", weight, lambda weight: transformed(weight, s))
-    correlate(x, U, bias, y, s, other, relu, moments)
+    correlate(x, U, bias, y, s, other, relu, moments, lines)
     return y
 
 
@@ -100,19 +103,19 @@ def input_gradient(shape, weight, dy, window, other=None):
     return dx
 
 
-def correlate(x, U, bias, y, s, other=None, relu=False, moments=None):
+def correlate(x, U, bias, y, s, other=None, relu=False, moments=None, lines=NO_LINES):
     """Write bias + correlation to y, whose size says how many pixels are wanted."""
     after = After(other is not None, relu, moments is not None)
     other = bias if other is None else other.reshape(-1)
     parts, counts = NOTHING if moments is None else moments
     work = scratch(x.dtype, s.work)
-    given = x.reshape(-1), U, bias, other
+    given = x.reshape(-1), lines, U, bias, other
     run = convolve.alone if 36 * s.blocks * s.block * s.cs * s.fs < LITTLE // 4 else convolve
     run(s.chunks, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
 
 
-def weight_gradient(x, dy, window):
-    """dweight and dbias."""
+def weight_gradient(x, dy, window, lines=NO_LINES):
+    """dweight and dbias; with `lines`, of a convolution of relu(batchnorm(x))."""
     s = sizes(x.shape, dy.shape, window.padding)
     blocks = -(-len(x) * s.down * s.across // TILES)
     several = 1 if s.cs * s.fs <= SMALL // 36 else 4  # dU is cleared and added once for each part
@@ -122,7 +125,7 @@ def weight_gradient(x, dy, window):
     work = scratch(x.dtype, s.work)
     little = 36 * blocks * TILES * s.cs * s.fs < LITTLE // 4
     run = correlate_gradient.alone if little else correlate_gradient
-    run(parts, x.reshape(-1), dy.reshape(-1), len(x), dU, db, s, work)
+    run(parts, x.reshape(-1), lines, dy.reshape(-1), len(x), dU, db, s, work)
     dw = empty((3, 3, s.cs, s.fs), x.dtype)
     run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight.aside
     run(s.cs, dU.reshape(-1), parts, s, dw.reshape(-1), work)
@@ -247,7 +250,7 @@ def multiply_gradient(V, M, dU, tiles, s):
 
 
 @kernel
-def convolve(chunk, x, U, bias, other, y, parts, counts, N, s, after, work):
+def convolve(chunk, x, lines, U, bias, other, y, parts, counts, N, s, after, work):
     """y = bias + x correlated with the transformed weights, finished, and measured into parts."""
     tiles = N * s.down * s.across
     V, M, band, rest = parts_of(work[get_thread_id()], s)
@@ -262,7 +265,7 @@ def convolve(chunk, x, U, bias, other, y, parts, counts, N, s, after, work):
         if block != item // s.shares:
             block = item // s.shares
             ask_for(y, first, here, s)
-            held = tiles_in(x, first, here, band, held, V, s)
+            held = tiles_in(x, lines, first, here, band, held, V, s)
         multiply(V, U, M, here, filters, s)
         tiles_out(M, first, here, filters, (bias, other), y, edge, s, after, sums)
         if after.measures:
@@ -272,7 +275,7 @@ def convolve(chunk, x, U, bias, other, y, parts, counts, N, s, after, work):
 
 
 @kernel
-def correlate_gradient(k, x, dy, N, dU, db, s, work):
+def correlate_gradient(k, x, lines, dy, N, dU, db, s, work):
     """Part k of dU (36, channels, filters) and of db: the sum over its blocks, in their order."""
     parts = len(db)
     tiles = N * s.down * s.across
@@ -285,7 +288,7 @@ def correlate_gradient(k, x, dy, N, dU, db, s, work):
     for block in range(k * blocks // parts, (k + 1) * blocks // parts):
         first = block * TILES
         here = min(TILES, tiles - first)
-        held = tiles_in(x, first, here, band, held, V, s)
+        held = tiles_in(x, lines, first, here, band, held, V, s)
         tiles_dy(dy, first, here, dy_band, M, s)
         multiply_gradient(V, M, dUk, here, s)
         add_bias_gradient(M, here, dbk, s)

@@ -49,6 +49,45 @@ def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilatio
     return y, cache, channel_moments(y)
 
 
+def batchnorm_relu_conv2d_forward(
+    x,
+    gamma,
+    beta,
+    weight,
+    bias=None,
+    *,
+    eps,
+    moments=None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+):
+    """conv2d(relu(batchnorm(x))), statistics of the batch, and the moments of the output.
+
+    Parameters
+    ----------
+    x, gamma, beta, eps, moments
+        As for `batchnorm_relu_forward`.
+    weight, bias, stride, padding, dilation, groups
+        As for `conv2d_forward`.
+
+    Returns
+    -------
+    y : (N, OH, OW, F)
+    norm_cache : FusedCache
+        For `batchnorm_relu_backward`.
+    conv_cache : ConvCache
+        For `conv2d_backward`.
+    moments : (mean, var), (F,) each
+        Of y.
+    """
+    h, norm_cache = batchnorm_relu_forward(x, gamma, beta, eps=eps, moments=moments)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    y, conv_cache, found = conv2d_moments_forward(h, weight, bias, **options)
+    return y, norm_cache, conv_cache, found
+
+
 def conv2d_add_backward(dy, cache, other):
     """dx + other, dweight, dbias of `conv2d_forward`: the residual sum on the way back.
 
