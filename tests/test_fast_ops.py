@@ -483,3 +483,58 @@ def test_a_convolution_left_to_the_reference_stays_on_one_thread(monkeypatch):
     fast.conv2d_backward(y, cache)
     fast.conv2d_weight_backward(y, cache)
     assert seen == [2 * 64 * w.size, "in", "out"] * 3
+
+
+# ---- batch norm and ReLU as a convolution reads
+
+
+NORMED = [  # x, weight, padding
+    ((3, 9, 14, 32), (3, 3, 32, 16), ((0, 2), (1, 0))),
+    ((2, 8, 8, 16), (3, 3, 16, 48), 1),
+    ((1, 5, 3, 64), (3, 3, 64, 64), ((2, 2), (2, 2))),
+    ((2, 8, 8, 12), (3, 3, 12, 16), 1),  # channels that fill no registers
+    ((2, 9, 9, 16), (5, 5, 16, 16), 2),  # no kernel that normalises
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("x_shape", "w_shape", "padding"), NORMED)
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_convolution_that_normalises_equals_both_steps_bit_by_bit(
+    x_shape, w_shape, padding, measured, dtype
+):
+    C, F = w_shape[2:]
+    x, w, b, gamma, beta = arrays(1, x_shape, w_shape, (F,), (C,), (C,), dtype=dtype)
+    moments = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if measured else None
+    h, norm_cache = fast.batchnorm_relu_forward(x, gamma, beta, eps=1e-5, moments=moments)
+    y, conv_cache, found = fast.conv2d_moments_forward(h, w, b, padding=padding)
+    joined = fast.batchnorm_relu_conv2d_forward(
+        x, gamma, beta, w, b, eps=1e-5, moments=moments, padding=padding
+    )
+    dy = arrays(2, y.shape, dtype=dtype)[0]
+    dh, *gradients = fast.conv2d_backward(dy, conv_cache)
+    expected = [y, *found, dh, *gradients, *fast.batchnorm_relu_backward(dh, norm_cache)]
+    y, norm_cache, conv_cache, found = joined
+    dh, *gradients = fast.conv2d_backward(dy, conv_cache)
+    results = [y, *found, dh, *gradients, *fast.batchnorm_relu_backward(dh, norm_cache)]
+    for a, e in zip(results, expected, strict=True):
+        assert a.dtype == dtype
+        assert_array_equal(a, e)
+    again = fast.conv2d_weight_backward(dy, conv_cache)
+    for a, e in zip(again, gradients, strict=True):
+        assert_array_equal(a, e)
+    other = arrays(3, dh.shape, dtype=dtype)[0]
+    assert_array_equal(fast.conv2d_add_backward(dy, conv_cache, other)[0], other + dh)
+
+
+@pytest.mark.parametrize(("x_shape", "w_shape", "padding"), NORMED[:2])
+def test_gradients_of_another_dtype_reach_a_convolution_that_normalises(x_shape, w_shape, padding):
+    C = w_shape[2]
+    given = arrays(1, x_shape, (C,), (C,), w_shape, dtype=np.float32)
+    results = []
+    for ops in (fast, reference):
+        y, _, cache, _ = ops.batchnorm_relu_conv2d_forward(*given, eps=1e-5, padding=padding)
+        dy = arrays(2, y.shape, dtype=np.float64)[0]
+        results.append([*ops.conv2d_backward(dy, cache), *ops.conv2d_weight_backward(dy, cache)])
+    for a, e in zip(*results, strict=True):
+        assert_allclose(a, e, rtol=1e-3, atol=1e-3)

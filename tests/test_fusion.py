@@ -1,8 +1,10 @@
 """`fuse(model)` computes what the model computes, on both op sets, and shares what is trained."""
 
+import contextlib
+
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import minires
 from minires.finite import NonFiniteError
@@ -210,3 +212,33 @@ def test_an_infinite_gradient_in_a_fused_block_names_its_convolution(rng, monkey
 
 def norm(channels, ops):
     return minires.BatchNorm2d(channels, ops=ops)
+
+
+class Coarse(minires.Observer):
+    """Content with fused layers."""
+
+    coarse = True
+
+    def __init__(self):
+        self.seen = []
+
+    def after_forward(self, layer, x, y, training):
+        self.seen.append(type(layer).__name__)
+
+
+def test_a_block_whose_inside_is_observed_computes_the_same_bit_by_bit(rng):
+    results = []
+    for observer in (None, Coarse()):
+        model = minires.fuse(cifar.cifar_resnet(8, 5, input_shape=(16, 12, 3), rng=0))
+        block = next(v for _, v in model.named_layers() if type(v) is FusedResidual)
+        x = np.random.default_rng(1).standard_normal((2, 16, 12, 16)).astype(np.float32)
+        with contextlib.nullcontext() if observer is None else minires.observe(block, observer):
+            y = block.forward(x, training=True)
+            dx = block.backward(x)
+        grads = [p.grad for p in block.parameters()]
+        norms = [v for _, v in block.named_layers() if type(v) is minires.BatchNorm2d]
+        moved = [a for v in norms for a in (v.running_mean, v.running_var)]
+        results.append([y, dx, *grads, *moved])
+    assert observer.seen.count("ConvNorm") == 1
+    for a, b in zip(*results, strict=True):
+        assert_array_equal(a, b)
