@@ -511,3 +511,33 @@ print(simd.BITS)
 
     with ThreadPoolExecutor(2) as pool:  # each is a process of its own
         assert list(pool.map(registers, NARROW)) == list(NARROW)
+
+
+# ---- a thread that is woken on the core of the one it is to help
+
+
+def test_the_calling_thread_moves_after_two_late_kernels_in_a_row(monkeypatch):
+    from minires.ops.fast import jit
+
+    moves = []
+    monkeypatch.setattr(jit, "leave_core", lambda: moves.append(1))
+    turn = jit.Turn()
+    for late in (True, False, True, False, True):
+        turn.note(late)
+    assert not moves
+    turn.note(True)
+    assert moves == [1]
+    turn.note(True)
+    assert moves == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone has cores to choose")
+def test_moving_leaves_the_thread_free_to_run_everywhere():
+    from minires.ops.fast import jit
+
+    before = os.sched_getaffinity(0)
+    for _ in range(5):
+        here = jit.current_core()
+        assert here in before
+        jit.leave_core()
+        assert os.sched_getaffinity(0) == before

@@ -9,6 +9,7 @@ workqueue layer aborts) nor a fork (GNU OpenMP ends the child), so kernels take 
 and a forked child runs them on one thread.
 """
 
+import ctypes
 import functools
 import os
 import threading
@@ -34,16 +35,57 @@ def part_of(a, k):
 
 
 class Turn:
-    """The lock that kernels take, the direction of the last one, whether this is a forked child."""
+    """The lock that kernels take, the direction of the last one, whether this is a forked child.
+
+    It also counts how many kernels in a row a thread was late for. That happens when the system
+    wakes a thread on the core of the one that it is to help: they take turns there, 0.3 ms for a
+    kernel of 0.04, while the other core has nothing to do, and it may take seconds until the system
+    notices. So after two of them the calling thread moves to another core.
+    """
 
     def __init__(self):
         self.lock = threading.RLock()
         self.forked = self.last_first = False
+        self.late = 0
+
+    def note(self, late):
+        """Whether a thread was late for a kernel."""
+        self.late = self.late + 1 if late else 0
+        if self.late == PATIENCE:
+            self.late = 0
+            leave_core()
 
     def after_fork(self):
         """A thread that held the lock does not exist in the child, nor do Numba's."""
         self.lock = threading.RLock()
         self.forked = True
+
+
+PATIENCE = 2  # late kernels
+
+
+def leave_core():
+    """Run this thread on another of the cores that it may run on, and let it run on all again."""
+    if not hasattr(os, "sched_setaffinity"):  # not on Linux
+        return
+    cores = os.sched_getaffinity(0)
+    others = cores - {current_core()}
+    if others:
+        os.sched_setaffinity(0, others)
+        os.sched_setaffinity(0, cores)
+
+
+@functools.cache
+def c_library():
+    return ctypes.CDLL(None)
+
+
+def current_core():
+    """The number of the core that runs this thread; -1 where the C library does not say."""
+    try:
+        return c_library().sched_getcpu()
+    except AttributeError:
+        return -1
 
 
 turn = Turn()
@@ -86,7 +128,7 @@ def kernel(part):
     compiled_part = numba.njit(**PART_OPTIONS)(part)
 
     def run(n, threads, last_first, *args):
-        run_parts(compiled_part, n, threads, last_first, args)
+        return run_parts(compiled_part, n, threads, last_first, args)
 
     run.__module__, run.__qualname__ = part.__module__, part.__qualname__  # for profilers
     run = numba.njit(run, **OPTIONS)
@@ -97,7 +139,7 @@ def kernel(part):
     def call(n, *args):
         with turn.lock:
             turn.last_first = not turn.last_first
-            run(n, not turn.forked, turn.last_first, *args)
+            turn.note(run(n, not turn.forked, turn.last_first, *args))
 
     @functools.wraps(part)
     def alone(n, *args):
@@ -107,7 +149,7 @@ def kernel(part):
     @functools.wraps(part)
     def aside(n, *args):
         with turn.lock:
-            run(n, not turn.forked, False, *args)
+            turn.note(run(n, not turn.forked, False, *args))
 
     call.alone, call.aside = alone, aside
     return call

@@ -65,6 +65,11 @@ def run_parts(typing, part, n, threads, last_first, args):
     last_first : bool
         Whether each thread begins at the end of its range.
     args : tuple
+
+    Returns
+    -------
+    late : bool
+        Whether a thread had nothing left to do when another had not begun yet.
     """
     signature = part.get_call_type(typing, (types.intp, *args.types), {})
 
@@ -74,18 +79,18 @@ def run_parts(typing, part, n, threads, last_first, args):
         context.active_code_library.add_linking_library(compiled.library)
         size = cgutils.get_or_insert_function(b.module, ir.FunctionType(INT, []), "get_num_threads")
         count = b.select(threads, b.zext(b.call(size, []), SIZE), SIZE(1))
-        counters = b.alloca(SIZE, size=count)
-        cgutils.memset(b, counters, b.mul(count, SIZE(8)), 0)
-        shared = cgutils.pack_struct(b, [args, INT(0), counters, count, n, last_first])
+        counters = b.alloca(SIZE, size=b.add(count, SIZE(1)))  # one a thread, and who has begun
+        cgutils.memset(b, counters, b.mul(b.add(count, SIZE(1)), SIZE(8)), 0)
+        shared = cgutils.pack_struct(b, [args, INT(0), INT(0), counters, count, n, last_first])
         shared = cgutils.alloca_once_value(b, shared)
         task = define_task(context, b.module, compiled.fndesc, shared.type)
         call_task(b, task, threads, count, shared)
         failed = b.icmp_signed("!=", b.load(failure(b, shared)), INT(0))
         with cgutils.if_unlikely(b, failed):
             context.call_conv.return_user_exc(b, MemoryError, ("in a part of a kernel",))
-        return context.get_dummy_value()
+        return b.icmp_signed("!=", b.load(field(b, shared, LATE)), INT(0))
 
-    return types.void(part, types.intp, types.boolean, types.boolean, args), emit
+    return types.boolean(part, types.intp, types.boolean, types.boolean, args), emit
 
 
 # ---- LLVM IR; `b` is the builder, which appends instructions
@@ -95,7 +100,7 @@ BYTES, SIZES = ir.IntType(8).as_pointer(), SIZE.as_pointer()
 TASK = ir.FunctionType(VOID, [BYTES.as_pointer(), SIZES, SIZES, BYTES])  # what the pool calls
 
 
-ARGS, FAILED, COUNTERS, THREADS, PARTS, LAST_FIRST = range(6)  # the fields of `shared`
+ARGS, FAILED, LATE, COUNTERS, THREADS, PARTS, LAST_FIRST = range(7)  # the fields of `shared`
 
 
 def field(b, shared, index):
@@ -122,6 +127,8 @@ def define_task(context, module, part, shared_type):
     args, counters, threads, parts, last_first = (
         b.load(field(b, shared, index)) for index in (ARGS, COUNTERS, THREADS, PARTS, LAST_FIRST)
     )
+    arrived = b.gep(counters, [threads])
+    b.atomic_rmw("add", arrived, SIZE(1), "monotonic")
     call = context.declare_function(module, part), part.restype, part.argtypes
     thread = b.sub(b.ptrtoint(b.load(first), SIZE), b.ptrtoint(data, SIZE))
     with cgutils.for_range(b, threads) as others:
@@ -141,6 +148,9 @@ def define_task(context, module, part, shared_type):
             b.store(INT(1), failure(b, shared))
         b.branch(again)
         b.position_at_end(end)
+    everybody = b.icmp_signed("==", b.load_atomic(arrived, "monotonic", align=8), threads)
+    with cgutils.if_unlikely(b, b.not_(everybody)):
+        b.store(INT(1), field(b, shared, LATE))
     b.ret_void()
     return task
 
