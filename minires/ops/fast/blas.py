@@ -9,17 +9,22 @@ who may wait.
 
 import contextlib
 import functools
+import os
 import threading
 
-from threadpoolctl import ThreadpoolController
-
 FEW = 2**18  # multiply-adds up to which BLAS wakes nobody
-MANY = 2**28  # from which all its threads are welcome
+MANY = 2**23  # from which all its threads are welcome: 0.1 ms on one
+FORCED = "KMP_DUPLICATE_LIB_OK"  # a variable that threadpoolctl sets when it is imported
 
 
 @functools.cache
 def libraries():
     """The BLAS libraries of this process."""
+    ours = FORCED not in os.environ
+    from threadpoolctl import ThreadpoolController
+
+    if ours:
+        os.environ.pop(FORCED, None)  # not for other programs that this one may start
     return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
@@ -50,9 +55,9 @@ class OneThread:
                 library.set_num_threads(count)
 
 
-one_thread = OneThread()
+one_thread, as_it_is = OneThread(), contextlib.nullcontext()
 
 
-def calm(products, many=MANY):
+def calm(products):
     """A context for that many multiply-adds."""
-    return one_thread if FEW < products < many else contextlib.nullcontext()
+    return one_thread if FEW < products < MANY else as_it_is

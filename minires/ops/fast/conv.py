@@ -21,15 +21,17 @@ from minires.ops.fast import choice, direct, scatter, winograd
 from minires.ops.fast.blas import calm
 from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
-from minires.ops.reference.conv import ConvCache
+from minires.ops.reference.conv import ConvCache, correlate
 from minires.ops.window import Window, resolve_window
 
 
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlate images with filters; see `reference.conv2d_forward`."""
-    window, way, _, _, products = plan_for(x, weight, stride, padding, dilation, groups)
+    window, way, _, covered, products = plan_for(x, weight, stride, padding, dilation, groups)
     if way is reference:
         with calm(products):
+            if covered:
+                return correlate(x, weight, bias, window, groups)
             return reference.conv2d_forward(
                 x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
             )

@@ -54,7 +54,7 @@ def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, gro
     ValueError
         If the channels do not match or the kernel does not fit.
     """
-    N, H, W, C = x.shape
+    _, H, W, C = x.shape
     KH, KW, _, F = weight.shape
     if weight.shape[2] * groups != C or F % groups:
         raise ValueError(
@@ -62,9 +62,15 @@ def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, gro
             f"{groups}, for x with {C} channels, got {weight.shape}"
         )
     window = resolve_window("conv2d", (H, W), (KH, KW), stride, padding, dilation)
+    return correlate(x, weight, bias, window, groups)
+
+
+def correlate(x, weight, bias, window, groups):
+    """`conv2d_forward` once the window is known."""
+    C, F = x.shape[-1], weight.shape[-1]
     cols = im2col(x, window)  # (N, OH, OW, KH, KW, C)
     y = join(rows(cols[..., c]) @ filters(weight[..., f]) for c, f in group_slices(C, F, groups))
-    y = y.reshape(N, *window.out, F)
+    y = y.reshape(len(x), *window.out, F)
     if bias is not None:
         y += bias
     return y, ConvCache(x, weight, window, groups)
