@@ -10,9 +10,10 @@ work with fixed prices.
 
 The prices are a fit (non-negative least squares, relative errors) to 230 random convolutions: 1 to
 256 images of up to 57x57, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32,
-2 threads, AMD EPYC (Zen 4), 2026-11. Half of its estimates are within a quarter of the measurement;
-the script of the fit is not kept, but `python -m benchmarks.shapes` shows how well the choice does.
-On another machine both sides scale much alike, and where it errs the two are often near each other.
+2 threads, AMD EPYC (Zen 4), 2026-11. Half of its estimates are within a quarter of the measurement.
+The script of the fit is not kept, and the price of a phase and the margins were set by hand since;
+`python -m benchmarks.shapes` shows how well the choice does. On another machine both sides scale
+much alike, and where it errs the two are often near each other.
 """
 
 import math
@@ -21,7 +22,8 @@ from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
 from minires.ops.fast.blas import FEW, MANY
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-LOUD = 1.15  # how much faster BLAS's threads must be, which then get in the way of the kernels'
+SMALL_DOUBT = 1.15  # where there is little to do, nearly all of it Python
+LOUD = 1.05  # how much faster BLAS's threads must be, which then get in the way of the kernels'
 
 
 def forward_pays(x_shape, w_shape, window, itemsize):
@@ -35,7 +37,7 @@ def forward_pays(x_shape, w_shape, window, itemsize):
     kernel += 1.0e-4 * math.prod(x_shape) + 1.2e-4 * outputs
     matrix = 13.5 + 3.7e-3 * runs + 3.7e-4 * columns + 3.3e-4 * outputs
     matrix += 1.2e-5 * products * blas_threads(products)
-    return kernel < matrix * (LOUD if products >= MANY else 1)
+    return kernel * doubt(products) < matrix
 
 
 def backward_pays(x_shape, w_shape, window, itemsize):
@@ -45,11 +47,11 @@ def backward_pays(x_shape, w_shape, window, itemsize):
     outputs, phases = pixels * w_shape[3], math.prod(window.stride)
     wide = products * (busy(w_shape[2]) + busy(w_shape[3])) / 2
     wide *= threads_share(products) * itemsize / 4
-    kernel = 44 + 0.8 * phases + 2.1e-3 * weights + 3.1e-5 * wide
+    kernel = 44 + 8 * phases + 2.1e-3 * weights + 3.1e-5 * wide
     kernel += 3.7e-4 * math.prod(x_shape) + 2.6e-4 * outputs
     matrix = 22 + 1.4e-2 * runs + 1.6e-3 * columns + 6.2e-4 * outputs
     matrix += 2.6e-5 * products * blas_threads(products)
-    return kernel < matrix * (LOUD if products >= MANY else 1)
+    return kernel * doubt(products) < matrix
 
 
 def amounts(x_shape, window, C):
@@ -73,6 +75,11 @@ def used_rows(x_shape, w_shape, window, itemsize):
     y_shape = N, *window.out, w_shape[3]
     s = steps((N, H, W, w_shape[2]), window.kernel, y_shape, window.stride, place, itemsize)
     return 1 - idle_rows((s.OW, s.band, s.group)[s.axis])
+
+
+def doubt(products):
+    """By how much the kernel must be ahead: it must not be chosen for what the model errs by."""
+    return 1 / LOUD if products >= MANY else 1 if products >= LITTLE else SMALL_DOUBT
 
 
 def blas_threads(products):

@@ -52,6 +52,7 @@ from minires.ops.fast.transforms import TILES, weight_in, weight_out
 
 MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
 FEWEST_TILES, MANY_WEIGHTS = 4, 2**14  # below, transforming the weights takes too long
+FEWEST_PRODUCTS = 2**12  # tiles * channels * filters from which a single call pays
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
 SMALL = 2**15  # numbers for which other threads are not woken
 NO_LINES = np.empty((3, 0), np.float32)
@@ -68,6 +69,7 @@ def pays(x_shape, x_dtype, w_shape, window):
         and min(C, F) >= FEWEST
         and min(window.out) >= 3
         and tiles >= (FEWEST_TILES if C * F < MANY_WEIGHTS else TILES)
+        and tiles * C * F >= FEWEST_PRODUCTS
     )
 
 
