@@ -257,8 +257,8 @@ def gradient_norm(parameters, *, ops=default_ops):
 
 
 def is_state(value):
-    """Whether an attribute is no setting: one array a Parameter, or the op that runs."""
-    return isinstance(value, list) or callable(value)
+    """Whether an attribute is no setting, but one array a Parameter."""
+    return isinstance(value, list)
 
 
 def as_parameters(owner, parameters):

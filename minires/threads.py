@@ -22,8 +22,8 @@ def set_num_threads(n):
     -----
     It holds for the Python thread that calls it, as in Numba; others start with all threads. What
     NumPy does, the dense layer and convolutions left to the reference, follows
-    `threadpoolctl.threadpool_limits`. Without Numba, or with NUMBA_DISABLE_JIT=1, there are no
-    threads and nothing to set.
+    `threadpoolctl.threadpool_limits`; but short products between kernels stay on one thread.
+    Without Numba, or with NUMBA_DISABLE_JIT=1, there are no threads and nothing to set.
     """
     n = expect_int("set_num_threads", "n", n)
     if not fast.compiles():

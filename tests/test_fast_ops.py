@@ -538,3 +538,40 @@ def test_gradients_of_another_dtype_reach_a_convolution_that_normalises(x_shape,
         results.append([*ops.conv2d_backward(dy, cache), *ops.conv2d_weight_backward(dy, cache)])
     for a, e in zip(*results, strict=True):
         assert_allclose(a, e, rtol=1e-3, atol=1e-3)
+
+
+# ---- what must not be written to, and what does not fit
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_array_that_is_read_only_is_not_changed_by_a_step(cached):
+    w, g, v = ([np.ones(4, np.float32)] for _ in range(3))
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": [0.0]}
+    if cached:
+        fast.sgd_steps(w, g, v, **settings)
+    before = w[0].copy()
+    w[0].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        fast.sgd_steps(w, g, v, **settings)
+    with pytest.raises(ValueError, match="read-only"):
+        fast.adam_step(w[0], g[0], v[0], v[0].copy(), lr=0.1, betas=(0.9, 0.9), eps=1, step=1)
+    assert_array_equal(w[0], before)
+
+
+def test_a_step_wants_one_weight_decay_for_each_array():
+    arrays = [np.ones(4), np.ones(3)]
+    given = arrays, arrays, [np.ones(4), np.ones(3)]
+    with pytest.raises(ValueError, match="one weight_decay for each of 2 arrays, got 1"):
+        fast.sgd_steps(*given, lr=0.1, momentum=0.9, nesterov=False, weight_decay=[0.0])
+
+
+def test_coefficients_of_a_norm_broadcast_or_are_refused():
+    x, dy = arrays(1, (2, 3, 3, 4), (2, 3, 3, 4), dtype=np.float64)
+    one, results = np.array([2.0]), []
+    for ops in (fast, reference):
+        y, cache = ops.batchnorm_forward(x, one, one, eps=1e-5)
+        results.append([y, *ops.batchnorm_backward(dy, cache)])
+    for a, e in zip(*results, strict=True):
+        assert_allclose(a, e, atol=1e-12)
+    with pytest.raises(ValueError, match="broadcast"):
+        fast.batchnorm_inference_forward(x, np.ones(4), np.ones(4), np.ones(4), np.ones(3), eps=1)

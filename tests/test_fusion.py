@@ -242,3 +242,18 @@ def test_a_block_whose_inside_is_observed_computes_the_same_bit_by_bit(rng):
     assert observer.seen.count("ConvNorm") == 1
     for a, b in zip(*results, strict=True):
         assert_array_equal(a, b)
+
+
+def test_a_block_of_two_op_sets_trains():
+    results = []
+    for other in (fast, reference):
+        model = cifar.cifar_resnet(8, 5, input_shape=(16, 12, 3), rng=0)
+        for _, layer in model.named_layers():
+            if type(layer) is minires.BatchNorm2d:
+                layer.ops = other
+        x = np.random.default_rng(1).standard_normal((2, 16, 12, 3)).astype(np.float32)
+        fused = minires.fuse(model)
+        y = fused.forward(x, training=True)
+        results.append([y, fused.backward(np.ones_like(y))])
+    for a, b in zip(*results, strict=True):
+        assert_allclose(a, b, rtol=1e-3, atol=1e-4)

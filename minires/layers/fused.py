@@ -247,7 +247,10 @@ def same_bytes(kept, source):
 def normalises(last, before):
     """Whether a ConvNorm can do the norm and ReLU of the one before it, which nobody observes."""
     kinds = [type(layer) for _, layer in before[-1:]] + [type(last)]
-    return kinds == [ConvNorm, ConvNorm] and before[-1][1].relu and not before[-1][1].observers
+    if kinds != [ConvNorm, ConvNorm]:
+        return False
+    first = before[-1][1]
+    return first.relu and not first.observers and first.norm.ops is last.conv.ops
 
 
 class FusedResidual(Fused):
@@ -269,7 +272,7 @@ class FusedResidual(Fused):
         self.branch, self.shortcut, self.ops = branch, shortcut, ops
 
     def snapshot(self):
-        """Its own: it moves the statistics of the last norm without that norm's `forward`."""
+        """Its own: it moves the statistics of its norms without their `forward`."""
         return super().snapshot()
 
     def _forward(self, x, training):
@@ -300,6 +303,7 @@ class FusedResidual(Fused):
 
         Returns what `last.convolve` does. `first` can go backward as if it had gone forward.
         """
+        first._cache = None
         self._through(f"branch.{inner}", first._check, x)
         x, cache, moments = self._through(f"branch.{inner}", first.convolve, x)
         norm = first.norm

@@ -80,7 +80,7 @@ def batchnorm_inference_backward(dy, cache):
     dgamma, dbeta = parameter_gradients(dy_sums, (x, dy, dy, dy), rstd, lines)
     lines[CONSTANT:] = 0  # no path leads through the statistics
     dx = empty(x.shape, x.dtype)
-    over_lines(dx_plain, PARTS, (x, dy, dx), gamma.size, lines)
+    over_lines(dx_plain, PARTS, (x, dy, dx), x.shape[-1], lines)
     return dx, dgamma, dbeta
 
 
@@ -105,18 +105,19 @@ def channel_moments(x):
 def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     """One of the `normalise` kernels."""
     x = np.ascontiguousarray(x)
-    lines, rstd = forward_lines(x.dtype, gamma, beta, mean, var, eps)
+    lines, rstd = forward_lines(x, gamma, beta, mean, var, eps)
     y = empty(x.shape, x.dtype)
     other = x if residual is None else np.ascontiguousarray(residual)
-    over_lines(apply, PARTS, (x, other, y), gamma.size, lines)
+    over_lines(apply, PARTS, (x, other, y), rstd.size, lines)
     return y, BatchNormCache(x, gamma, mean, var, rstd)
 
 
-def forward_lines(dtype, gamma, beta, mean, var, eps):
+def forward_lines(x, gamma, beta, mean, var, eps):
     """The coefficients (3, length) of a forward pass, and rstd (C,)."""
-    C = gamma.size
+    C, dtype = x.shape[-1], x.dtype
     lines, rstd = np.empty((3, line_length(C, dtype)), dtype), np.empty(C, dtype)
-    prepare_forward.alone(1, *contiguous(dtype, gamma, beta, mean, var), float(eps), rstd, lines)
+    given = contiguous(dtype, C, gamma, beta, mean, var)
+    prepare_forward.alone(1, *given, float(eps), rstd, lines)
     return lines, rstd
 
 
@@ -130,30 +131,34 @@ def training_backward(dy, cache, beta, sums, apply, y=None):
     arrays = x, dy, dy if y is None else y, dsum
     dgamma, dbeta = parameter_gradients(sums, arrays, cache.rstd, lines)
     dx = empty(x.shape, x.dtype)
-    over_lines(apply, PARTS, (x, dsum, dx), beta.size, lines)
+    over_lines(apply, PARTS, (x, dsum, dx), x.shape[-1], lines)
     return (dx, dgamma, dbeta) if y is None else (dx, dsum, dgamma, dbeta)
 
 
 def backward_lines(cache, beta):
     """The coefficients (5, length) of a backward pass, of which its sums complete the last two."""
     x, gamma, mean, _, rstd = cache
-    lines = np.empty((5, line_length(gamma.size, x.dtype)), x.dtype)
-    prepare_backward.alone(1, *contiguous(x.dtype, gamma, beta, mean, rstd), lines)
+    C = x.shape[-1]
+    lines = np.empty((5, line_length(C, x.dtype)), x.dtype)
+    prepare_backward.alone(1, *contiguous(x.dtype, C, gamma, beta, mean, rstd), lines)
     return lines
 
 
 def parameter_gradients(sums, arrays, rstd, lines):
     """dgamma and dbeta (C,) by a kernel that sums up; completes the lines."""
-    x, C = arrays[0], rstd.size
+    x, C = arrays[0], arrays[0].shape[-1]
     parts, found = np.zeros((CHUNKS, 2, lines.shape[1])), np.empty((2, C), x.dtype)
     over_lines(sums, CHUNKS, arrays, C, lines, parts, writes=arrays[3] is not arrays[1])
-    add_parts.alone(1, parts, x.size // C, *contiguous(x.dtype, rstd), found, lines)
+    add_parts.alone(1, parts, x.size // C, *contiguous(x.dtype, C, rstd), found, lines)
     return found[0], found[1]
 
 
-def contiguous(dtype, *arrays):
-    """Coefficients as kernels take them."""
-    return [np.ascontiguousarray(array, dtype) for array in arrays]
+def contiguous(dtype, C, *arrays):
+    """Coefficients as kernels take them: (C,), or what NumPy would make (C,) of."""
+    return [
+        np.ascontiguousarray(a if a.shape == (C,) else np.broadcast_to(a, (C,)), dtype)
+        for a in arrays
+    ]
 
 
 def over_lines(run, n, arrays, C, lines, *more, writes=True):

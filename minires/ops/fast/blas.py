@@ -54,8 +54,19 @@ class OneThread:
             if before != 1:
                 library.set_num_threads(count)
 
+    def after_fork(self):
+        """What other threads were doing ends with the fork: the lock, and products under way."""
+        self.lock = threading.Lock()
+        if self.inside:
+            self.inside = 0
+            self.set(self.before)
+
 
 one_thread, as_it_is = OneThread(), contextlib.nullcontext()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_thread.after_fork)
 
 
 def calm(products):

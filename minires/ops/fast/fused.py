@@ -104,7 +104,7 @@ def batchnorm_relu_conv2d_forward(
         return y, norm_cache, conv_cache, found
     x, found = np.ascontiguousarray(x), moments_of(F)
     mean, var = channel_moments(x) if moments is None else moments
-    lines, rstd = forward_lines(x.dtype, gamma, beta, mean, var, eps)
+    lines, rstd = forward_lines(x, gamma, beta, mean, var, eps)
     y = winograd.forward(x, weight, filled(bias, weight), window, moments=found, lines=lines)
     norm_cache = FusedCache(BatchNormCache(x, gamma, mean, var, rstd), beta, None)
     return y, norm_cache, NormConvCache(x, weight, window, groups, lines), join(*found, x.dtype)

@@ -26,7 +26,7 @@ import numpy as np
 
 ALIGNMENT = 64
 SMALL = 2**12  # bytes; below, NumPy's own allocator is faster
-LARGE = 2**18  # from which arrays have segments of their own: images; below are weights
+LARGE = 2**18  # from which arrays are in other segments: images; below are weights
 SEGMENTS = 2**22, 2**25  # bytes in those of small and large arrays, at least; untouched, they are
 # no more than addresses
 
@@ -114,8 +114,7 @@ class Pool:
         """Make holes of what waits, and one of those that touch."""
         spans = self.holes
         for waiting in self.waiting.values():
-            while waiting:
-                memory = waiting.pop()
+            for memory in taken(waiting):
                 spans.append(Hole(memory.segment, memory.address, memory.address + memory.nbytes))
         spans.sort(key=lambda hole: hole.start)
         self.holes = spans[:1]
@@ -146,6 +145,15 @@ class Pool:
             if (hole.start, hole.stop) == (segment.start, segment.stop):
                 self.holes.remove(hole)
                 self.segments.remove(segment)
+
+
+def taken(waiting):
+    """Take all that is in a list, from which another thread may be taking, too."""
+    while True:
+        try:
+            yield waiting.pop()
+        except IndexError:
+            return
 
 
 pools = tuple(map(Pool, SEGMENTS))

@@ -26,7 +26,7 @@ def adam_step(w, g, m, v, *, lr, betas, eps, step):
 def adam_steps(w, g, m, v, *, lr, betas, eps, step, weight_decay):
     """Adam's update of several Parameters; see `reference`, equal to it bit by bit."""
     table = table_of(w, g, m, v)
-    if table is None:
+    if table is None or not writeable(w, m, v):
         settings = {"lr": lr, "betas": betas, "eps": eps, "step": step}
         reference.adam_steps(w, g, m, v, **settings, weight_decay=weight_decay)
         return
@@ -44,7 +44,7 @@ def sgd_step(w, g, v, *, lr, momentum, nesterov):
 def sgd_steps(w, g, v, *, lr, momentum, nesterov, weight_decay):
     """SGD's update of several Parameters; see `reference`, equal to it bit by bit."""
     table = table_of(w, g, v)
-    if table is None:
+    if table is None or not writeable(w, v):
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
         reference.sgd_steps(w, g, v, **settings, weight_decay=weight_decay)
         return
@@ -64,6 +64,11 @@ def squared_norm(arrays):
 
 def update(run, table, numbers, weight_decay):
     """One of the kernels that change the arrays of a table."""
+    if len(weight_decay) != len(table.ends):
+        raise ValueError(
+            f"a step expects one weight_decay for each of {len(table.ends)} arrays, "
+            f"got {len(weight_decay)}"
+        )
     run = run.alone if table.ends[-1] < FEW else run
     numbers, decays = np.array(numbers, table.dtype), np.array(weight_decay, table.dtype)
     run(PARTS, table.addresses, table.ends, numbers, decays)
@@ -117,6 +122,11 @@ def covered(lists):
     flat = all(a.dtype == dtype and a.flags.c_contiguous for arrays in lists for a in arrays)
     sizes = {tuple([array.size for array in arrays]) for arrays in lists}
     return flat and len(sizes) == 1 and dtype in (np.float32, np.float64)
+
+
+def writeable(*lists):
+    """Whether NumPy would let these arrays change; asked each time, for a flag can be set."""
+    return all(array.flags.writeable for arrays in lists for array in arrays)
 
 
 @intrinsic

@@ -25,7 +25,7 @@ class FusedCache(NamedTuple):
 
     norm: BatchNormCache
     beta: np.ndarray  # (C,)
-    y: np.ndarray  # (..., C)
+    y: np.ndarray  # (..., C); None in `ops.fast` where the mask comes from x and beta
 
 
 def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
