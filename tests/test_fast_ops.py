@@ -575,3 +575,13 @@ def test_coefficients_of_a_norm_broadcast_or_are_refused():
         assert_allclose(a, e, atol=1e-12)
     with pytest.raises(ValueError, match="broadcast"):
         fast.batchnorm_inference_forward(x, np.ones(4), np.ones(4), np.ones(4), np.ones(3), eps=1)
+
+
+def test_an_array_at_the_id_of_one_that_is_gone_is_another():
+    ids = []
+    for size in range(1, 200):
+        a = np.ones(size, np.float32)
+        ids.append(id(a))
+        assert fast.squared_norm([a]) == size
+        del a
+    assert len(set(ids)) < len(ids)  # or this shows nothing

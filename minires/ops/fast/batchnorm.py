@@ -190,14 +190,20 @@ def line_length(C, dtype):
 # ---- coefficients, each repeated to the length of a line
 
 
+@inlined
+def repeat(lines, c, C, mean, scale, beta):
+    """The first three coefficients of channel c, all along the lines."""
+    for i in range(c, lines.shape[1], C):
+        lines[MEAN, i], lines[SCALE, i], lines[BETA, i] = mean, scale, beta
+
+
 @kernel
 def prepare_forward(_, gamma, beta, mean, var, eps, rstd, lines):
     """rstd = 1 / sqrt(var + eps), and the lines of a forward pass."""
     C = rstd.size
     for c in range(C):
         rstd[c] = 1 / np.sqrt(var[c] + eps)
-        for i in range(c, lines.shape[1], C):
-            lines[MEAN, i], lines[SCALE, i], lines[BETA, i] = mean[c], gamma[c] * rstd[c], beta[c]
+        repeat(lines, c, C, mean[c], gamma[c] * rstd[c], beta[c])
 
 
 @kernel
@@ -205,8 +211,7 @@ def prepare_backward(_, gamma, beta, mean, rstd, lines):
     """The lines of a backward pass but for what its sums will say."""
     C = rstd.size
     for c in range(C):
-        for i in range(c, lines.shape[1], C):
-            lines[MEAN, i], lines[SCALE, i], lines[BETA, i] = mean[c], gamma[c] * rstd[c], beta[c]
+        repeat(lines, c, C, mean[c], gamma[c] * rstd[c], beta[c])
 
 
 @kernel
