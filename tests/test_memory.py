@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -153,6 +155,34 @@ def test_a_garbage_collection_in_the_middle_changes_nothing(pool, monkeypatch):
             a[:] = i
         assert all((a == i).all() for i, a in enumerate(live))
         del live[6:]
+
+
+def test_threads_that_take_and_give_back_at_once_never_share(pool):
+    wrong = []
+
+    def work(number):
+        try:
+            for round in range(300):
+                a, b = numbers((64, 128, 96)[round % 3]), numbers((256, 32)[number % 2])
+                a[:], b[:] = number, number
+                if round % 7 == 0:
+                    memory.release()
+                if (a != number).any() or (b != number).any():
+                    wrong.append(number)
+        except Exception as error:
+            wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
 
 
 @given(st.lists(st.tuples(st.sampled_from([8, 16, 24, 32, 64, 128, 100]), st.integers(0, 7))))
