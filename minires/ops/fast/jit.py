@@ -40,8 +40,9 @@ class Turn:
 
     It also counts how many kernels in a row a thread was late for. That happens when the system
     wakes a thread on the core of the one that it is to help: they take turns there, 0.3 ms for a
-    kernel of 0.04, while the other core has nothing to do, and it may take seconds until the system
-    notices. So after two of them the calling thread moves to another core.
+    kernel of 0.04 as seen in `python -m benchmarks.shapes` before this, while the other core has
+    nothing to do, and it may take seconds until the system notices. So after two of them the
+    calling thread moves to another core.
     """
 
     def __init__(self):
