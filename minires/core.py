@@ -100,9 +100,16 @@ class Observer:
     ----------
     coarse : bool
         Whether it makes sense where `fuse` has joined layers, and the steps between are not seen.
+    forward_only : bool
+        Whether it has no use for `after_backward`, so that a training step may leave out the
+        gradient of its images as it does where nobody looks.
     """
 
     coarse = False
+    forward_only = False
+
+    def before_forward(self, layer, x, training):
+        """`layer` is about to see `x`, which nobody has checked yet."""
 
     def after_forward(self, layer, x, y, training):
         """`layer` has turned `x` into `y`."""
@@ -167,6 +174,8 @@ class Layer(Copyable):
             were then; what an earlier forward kept is gone.
         """
         vars(self)["_cache"] = None  # twice as fast as `self._cache`, and done for every layer
+        for observer in self.observers:
+            observer.before_forward(self, x, training)
         self._check(x)
         if not training:
             return self._forward_and_keep(x, False)
@@ -204,7 +213,7 @@ class Layer(Copyable):
             If dy has another shape or dtype than y. The cache is kept then.
         """
         cache = self._take_cache(dy)
-        if input_gradient or self.observers or not written_together(type(self)):
+        if input_gradient or self._watched_backward() or not written_together(type(self)):
             dx = self._seen(dy, self._backward(dy, cache))
             return dx if input_gradient else None
         self._backward_parameters(dy, cache)
@@ -223,6 +232,10 @@ class Layer(Copyable):
         if not self._retained:
             self._cache = None
         return cache
+
+    def _watched_backward(self):
+        """Whether an observer wants to see dx."""
+        return any(not observer.forward_only for observer in self.observers)
 
     def _seen(self, dy, dx):
         """Tell the observers; returns `dx`."""

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from minires.flow.undisturbed import undisturbed
 from minires.layers import Conv2d, Dense
 from minires.losses import SoftmaxCrossEntropy
 from minires.optimizers import gradient_norm
@@ -44,23 +45,13 @@ def gradient_norms(model, x, labels, *, loss=None):
     norms : list of GradientNorm
     """
     loss = SoftmaxCrossEntropy() if loss is None else loss
-    parameters = model.parameters()
-    grads = [parameter.grad.copy() for parameter in parameters]
-    before = model.snapshot()
-    try:
-        for parameter in parameters:
-            parameter.grad[...] = 0
+    with undisturbed(model):
         loss.forward(model.forward(x, training=True), labels)
         model.backward(loss.backward())
-        named = weight_layers(model)
         return [
             GradientNorm(depth, f"{path}.weight", gradient_norm([layer.weight], ops=layer.ops))
-            for depth, (path, layer) in enumerate(named, start=1)
+            for depth, (path, layer) in enumerate(weight_layers(model), start=1)
         ]
-    finally:
-        model.restore(before)
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad[...] = grad
 
 
 def weight_layers(model):

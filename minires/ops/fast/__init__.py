@@ -42,7 +42,18 @@ def implementation(name):
     return getattr(importlib.import_module(module), name)
 
 
-OURS = ("add", "batchnorm", "conv", "dense", "fused", "optimizer", "pool", "relu", "shortcut")
+OURS = (
+    "add",
+    "batchnorm",
+    "conv",
+    "dense",
+    "fused",
+    "measure",
+    "optimizer",
+    "pool",
+    "relu",
+    "shortcut",
+)
 MODULES = [f"{__name__}.{name}" for name in OURS]
 
 

@@ -24,6 +24,7 @@ from minires.ops.reference.fused import (
     conv2d_add_relu_forward,
     conv2d_moments_forward,
 )
+from minires.ops.reference.measure import inner_product, statistics
 from minires.ops.reference.optimizer import (
     adam_step,
     adam_steps,
@@ -83,6 +84,7 @@ __all__ = [
     "dropout_forward",
     "global_avgpool2d_backward",
     "global_avgpool2d_forward",
+    "inner_product",
     "maxpool2d_backward",
     "maxpool2d_forward",
     "pad_shortcut_backward",
@@ -97,4 +99,5 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "softmax_forward",
     "squared_norm",
+    "statistics",
 ]
