@@ -1,0 +1,59 @@
+"""What `fit` measured, epoch by epoch."""
+
+from matplotlib.figure import Figure
+
+from minires.plots.style import expect_series, finish, finite, new_axes, styles_of
+
+
+def training_curves(histories, *, ax=None, column="loss", title=None):
+    """One number of each epoch against the epoch.
+
+    Parameters
+    ----------
+    histories : {label: History}
+        One line each. Labels that name a kind of network get its style; see `style_of`.
+    ax : matplotlib Axes, optional
+        A new figure if left out.
+    column : str
+        Of `History`: "loss", "accuracy", "test_loss", "test_accuracy", "lr" or "seconds".
+    title : str, optional
+
+    Returns
+    -------
+    ax : matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If there is no history, or an empty one.
+    """
+    expect_series("training_curves", histories, "History")
+    ax = new_axes() if ax is None else ax
+    styles = styles_of(histories)
+    for label, history in histories.items():
+        values = finite(history.column(column))
+        ax.plot(history.column("epoch"), values, label=label, markersize=4, **styles[label])
+    name = column.replace("_", " ")
+    if "loss" in column:
+        ax.set_yscale("log")
+    units = {"loss": " (log scale)", "test_loss": " (log scale)", "seconds": " of the epoch"}
+    return finish(ax, title or name.capitalize(), "epoch", name + units.get(column, ""))
+
+
+def training_figure(histories):
+    """Training loss and test accuracy of some runs, side by side.
+
+    Parameters
+    ----------
+    histories : {label: History}
+
+    Returns
+    -------
+    figure : matplotlib Figure
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    training_curves(histories, ax=left, column="loss", title="Training loss")
+    training_curves(histories, ax=right, column="test_accuracy", title="Test accuracy")
+    right.set_ylim(0, 1.02)
+    return figure
