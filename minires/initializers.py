@@ -33,6 +33,14 @@ def glorot_uniform(rng, shape, fan_in, fan_out, dtype):
     return uniform(rng, shape, math.sqrt(6 / (fan_in + fan_out)), dtype)
 
 
+def small_normal(rng, shape, fan_in, fan_out, dtype):
+    """Normal with standard deviation 0.01, whatever the fans: what was usual before Glorot.
+
+    A signal through it shrinks from layer to layer. Krizhevsky et al. (2012), NeurIPS, section 5.
+    """
+    return normal(rng, shape, 0.01, dtype)
+
+
 def normal(rng, shape, std, dtype):
     """Normal with mean 0, drawn in float64 so that both dtypes get the same numbers."""
     return (rng.standard_normal(shape) * std).astype(dtype)

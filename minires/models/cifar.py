@@ -8,6 +8,7 @@ layers with weights. The plain twin leaves out the shortcuts and nothing else.
 import numpy as np
 
 from minires.checks import expect_int
+from minires.initializers import he_normal
 from minires.layers import GlobalAvgPool2d, ReLU, Residual, Sequential
 from minires.models.parts import ImageModel, Parts, image_shape, residual_block
 from minires.ops import default as default_ops
@@ -21,6 +22,7 @@ def cifar_resnet(
     kind="residual",
     shortcut="A",
     norm="batch",
+    initializer=he_normal,
     rng=None,
     dtype=np.float32,
     ops=default_ops,
@@ -42,8 +44,10 @@ def cifar_resnet(
         convolution.
     norm : "batch" or None
         Without a norm the convolutions get a bias.
+    initializer : callable
+        Of the weights, from `minires.initializers`.
     rng : None, int or numpy.random.Generator
-        For the weights, He-normal. As in NumPy, None draws from the system's entropy.
+        For the weights. As in NumPy, None draws from the system's entropy.
     dtype : float32 or float64
     ops : module
         The implementation, such as `minires.ops.reference`.
@@ -64,7 +68,7 @@ def cifar_resnet(
         raise ValueError(f"cifar_resnet expects a depth of 6n + 2 (8, 14, 20, ...), got {depth}")
     if kind not in BLOCKS:
         raise ValueError(f"cifar_resnet expects kind to be one of {list(BLOCKS)}, got {kind!r}")
-    parts = Parts("cifar_resnet", norm, shortcut, rng, dtype, ops)
+    parts = Parts("cifar_resnet", norm, shortcut, rng, dtype, ops, initializer)
     relu = {"relu": ReLU(ops=ops)}
     preactivation = kind == "preactivation"
     stem = {"conv": parts.conv(C, 16, 3)}

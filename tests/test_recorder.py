@@ -1,0 +1,308 @@
+"""FlowRecorder: the right numbers, no bit changed, nothing left behind."""
+
+import math
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+from minires import Adam, SoftmaxCrossEntropy, evaluate, fit, fuse, ops, train_step
+from minires.core import Layer, Observer, observe
+from minires.data import load_digits
+from minires.flow import FlowRecorder
+from minires.layers import BatchNorm2d, Dense, Flatten, ReLU, Residual, Sequential
+from minires.models import cifar_resnet
+
+DIGITS = load_digits()
+X, Y = DIGITS.x_train[:32], DIGITS.y_train[:32]
+
+
+def network(depth=8, **options):
+    return cifar_resnet(depth, input_shape=(8, 8, 1), rng=0, **options)
+
+
+def train(model, steps, x=X, **options):
+    """Some steps of Adam; the logits of each."""
+    optimizer, loss = Adam(model.parameters(), 1e-3), SoftmaxCrossEntropy()
+    return [train_step(model, loss, optimizer, x, Y[: len(x)], **options)[1] for _ in range(steps)]
+
+
+def record_of(records, path):
+    return next(record for record in records if record.path == path)
+
+
+class Keep(Observer):
+    """Copies of all that a layer sees."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def after_forward(self, layer, x, y, training):
+        if layer is self.layer:
+            self.x, self.y = x.copy(), y.copy()
+
+    def after_backward(self, layer, dy, dx):
+        if layer is self.layer:
+            self.dy, self.dx = dy.copy(), dx.copy()
+
+
+@pytest.mark.parametrize("path", ["conv", "stage1.block0.sum", "stage2.block0.relu", "fc", ""])
+@pytest.mark.parametrize("kit", [ops.fast, ops.reference])
+def test_the_numbers_are_those_of_numpy(path, kit):
+    model = network(ops=kit)
+    keep = Keep(dict(model.named_layers())[path])
+    with observe(model, keep), FlowRecorder(model, ops=kit) as flow:
+        train(model, 1)
+    record = record_of(flow.layers, path)
+    for name in ("y", "dy", "dx"):
+        array = getattr(keep, name).astype(np.float64)
+        close = {"rel": 1e-9, "abs": 1e-12}
+        assert getattr(record, f"{name}_norm") == pytest.approx(np.linalg.norm(array), **close)
+        assert getattr(record, f"{name}_mean") == pytest.approx(array.mean(), **close)
+        assert getattr(record, f"{name}_std") == pytest.approx(array.std(), **close)
+        assert getattr(record, f"{name}_zeros") == pytest.approx((array == 0).mean(), **close)
+
+
+def test_parameters_are_recorded_with_the_update_that_followed():
+    model, twin = network(), network()
+    optimizer, loss = Adam(twin.parameters(), 1e-3), SoftmaxCrossEntropy()
+    twin.backward((loss.forward(twin.forward(X, training=True), Y), loss.backward())[1])
+    before = twin.conv.weight.value.copy()
+    gradient = np.linalg.norm(twin.conv.weight.grad.astype(np.float64))
+    optimizer.step()
+    update = np.linalg.norm((twin.conv.weight.value - before).astype(np.float64))
+    with FlowRecorder(model) as flow:
+        train(model, 1)
+    record = record_of(flow.parameters, "conv.weight")
+    norm = np.linalg.norm(before.astype(np.float64))
+    assert record.value_norm == pytest.approx(norm, rel=1e-9)
+    assert record.grad_norm == pytest.approx(gradient, rel=1e-6)
+    assert record.update_norm == pytest.approx(update, rel=1e-6)
+    assert record.update_ratio == pytest.approx(update / norm, rel=1e-6)
+    assert (record.role, record.depth, record.step) == ("weight", 1, 1)
+    assert record_of(flow.parameters, "fc.bias").depth is None
+
+
+def test_each_update_belongs_to_its_own_step():
+    model = network()
+    values = [model.fc.weight.value.astype(np.float64)]
+    optimizer, loss = Adam(model.parameters(), 1e-3), SoftmaxCrossEntropy()
+    with FlowRecorder(model) as flow:
+        for _ in range(3):
+            train_step(model, loss, optimizer, X, Y)
+            values.append(model.fc.weight.value.astype(np.float64))
+    found = [r.update_norm for r in flow.parameters if r.path == "fc.weight"]
+    wanted = [np.linalg.norm(b - a) for a, b in zip(values, values[1:], strict=False)]
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("kit", [ops.fast, ops.reference])
+def test_recording_changes_no_bit(every, kit):
+    model, twin = network(ops=kit), network(ops=kit)
+    with FlowRecorder(model, every=every, keep_arrays=True, histograms=True):
+        recorded = train(model, 4)
+    for a, b in zip(recorded, train(twin, 4), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert pickle.dumps(model) == pickle.dumps(twin)
+
+
+def test_every_third_step_is_recorded_from_the_first_on():
+    model = network()
+    with FlowRecorder(model, every=3) as flow:
+        train(model, 8)
+    assert flow.steps == [1, 4, 7]
+    assert flow.passes == 8
+
+
+def test_between_recorded_steps_nothing_is_attached_but_a_gate_at_the_model():
+    model = network()
+    with FlowRecorder(model, every=5):
+        train(model, 2)
+        watched = [path for path, layer in model.named_layers() if layer.observers]
+        assert watched == [""]
+        assert all(observer.forward_only for observer in model.observers)
+    assert not any(layer.observers for _, layer in model.named_layers())
+
+
+def test_evaluation_is_not_recorded():
+    model = network()
+    with FlowRecorder(model) as flow:
+        train(model, 1)
+        evaluate(model, X, Y)
+        train(model, 1)
+    assert flow.steps == [1, 2]
+
+
+def test_it_records_a_whole_fit():
+    model = network()
+    with FlowRecorder(model, every=10) as flow:
+        fit(model, (DIGITS.x_train[:256], DIGITS.y_train[:256]), Adam(model.parameters()), 4, rng=0)
+    assert flow.steps == [1, 11]
+
+
+def test_it_comes_off_after_an_error_and_keeps_what_it_has():
+    model = network()
+    flow = FlowRecorder(model)
+    with pytest.raises(ValueError, match="expects x of shape"), flow:
+        train(model, 1)
+        model.forward(X[..., [0, 0]], training=True)
+    assert not any(layer.observers for _, layer in model.named_layers())
+    assert flow.steps == [1]
+    assert all(math.isfinite(record.update_norm) for record in flow.parameters)
+
+
+def test_it_comes_off_when_a_step_fails_half_way():
+    model = network()
+    with pytest.raises(ValueError, match="dy of shape"), FlowRecorder(model) as flow:
+        model.forward(X, training=True)
+        model.backward(np.zeros((1, 1), np.float32))
+    assert not any(layer.observers for _, layer in model.named_layers())
+    assert flow.records == []
+
+
+def test_other_observers_stay():
+    model, other = network(), Observer()
+    with observe(model, other):
+        with FlowRecorder(model):
+            train(model, 1)
+        assert all(layer.observers == (other,) for _, layer in model.named_layers())
+
+
+def test_two_recorders_see_the_same():
+    model = network()
+    with FlowRecorder(model) as a, FlowRecorder(model, every=2) as b:
+        train(model, 3)
+    assert (a.steps, b.steps) == ([1, 2, 3], [1, 3])
+    assert b.layers == [record for record in a.layers if record.step != 2]
+
+
+def test_a_recorder_can_be_entered_again_and_goes_on_counting():
+    model = network()
+    flow = FlowRecorder(model)
+    for _ in range(2):
+        with flow:
+            train(model, 1)
+    assert flow.steps == [1, 2]
+    with flow, pytest.raises(RuntimeError, match="one `with` block at a time"):
+        flow.__enter__()
+
+
+def test_a_step_without_a_backward_pass_leaves_no_record():
+    model = network()
+    with FlowRecorder(model) as flow:
+        model.forward(X, training=True)
+        train(model, 1)
+    assert flow.steps == [2]
+
+
+def test_forgetting_training_true_is_told():
+    model = network()
+    with pytest.warns(UserWarning, match="no training step, only 2 forward passes"):
+        with FlowRecorder(model):
+            model.forward(X)
+            model.forward(X)
+    with warnings.catch_warnings(), FlowRecorder(model):
+        warnings.simplefilter("error")  # a block in which nothing ran is fine
+
+
+def test_arrays_are_copies_of_what_was_asked_for():
+    model = network()
+    keep = Keep(model.conv)
+    with observe(model, keep), FlowRecorder(model, keep_arrays=["conv", "fc"]) as flow:
+        train(model, 2)
+    assert set(flow.arrays) == {1, 2}
+    assert set(flow.arrays[1]) == {"conv", "fc"}
+    for name in ("y", "dy", "dx"):
+        kept = flow.arrays[2]["conv"][name]
+        assert kept.tobytes() == getattr(keep, name).tobytes()
+        assert kept.base is None
+
+
+def test_histograms_count_every_number():
+    model = network()
+    with FlowRecorder(model, histograms="conv", keep_arrays="conv") as flow:
+        train(model, 1)
+    assert [h.array for h in flow.histograms] == ["y", "dy", "dx"]
+    for h in flow.histograms:
+        array = flow.arrays[1]["conv"][h.array]
+        assert (h.low, h.high) == (array.min(), array.max())
+        assert list(h.counts) == np.histogram(array, len(h.counts))[0].tolist()
+
+
+def test_dead_units_are_channels_that_are_0_for_every_example():
+    model = Sequential(dense=Dense(4, 8, rng=0), relu=ReLU(), fc=Dense(8, 10, rng=1))
+    model.dense.weight.value[:, :3] = 0
+    model.dense.bias.value[:3] = -1
+    x = np.random.default_rng(0).standard_normal((1000, 4)).astype(np.float32)
+    with FlowRecorder(model) as flow:
+        loss = SoftmaxCrossEntropy()
+        loss.forward(model.forward(x, training=True), np.zeros(1000, int))
+        model.backward(loss.backward())
+    assert record_of(flow.layers, "relu").dead == 3 / 8
+    assert record_of(flow.layers, "dense").dead is None
+
+
+def test_a_unit_that_lives_for_the_last_example_alone_is_not_dead():
+    model = Sequential(relu=ReLU())
+    x = -np.ones((1000, 2))
+    x[-1, 1] = 1
+    with FlowRecorder(model) as flow:
+        model.backward(model.forward(x, training=True))
+    assert record_of(flow.layers, "relu").dead == 0.5
+
+
+def test_nan_is_recorded_in_silence():
+    model = Sequential(flat=Flatten(), fc=Dense(64, 10, rng=0))
+    model.fc.weight.value[0, 0] = np.nan
+    with FlowRecorder(model, histograms=True) as flow:
+        model.backward(model.forward(X + 1, training=True))
+    record = record_of(flow.layers, "fc")
+    assert math.isnan(record.y_norm)
+    assert math.isnan(record.y_std)
+    assert record.dx_zeros == 0
+
+
+def test_a_users_own_layers_are_recorded():
+    class Double(Layer):
+        def _forward(self, x, training):
+            return 2 * x, ()
+
+        def _backward(self, dy, cache):
+            return 2 * dy
+
+    model = Residual(Double())
+    with FlowRecorder(model) as flow:
+        model.backward(model.forward(np.ones((2, 3)), training=True))
+    (ledger,) = flow.residuals
+    assert ledger.cosine == pytest.approx(1)
+    assert ledger.shortcut_share == pytest.approx(1 / 3)
+    assert ledger.branch_ratio == 2
+    assert [record.layer for record in flow.layers] == ["Residual", "Double", "Identity"]
+
+
+def test_mistakes_are_named():
+    model = network()
+    with pytest.raises(TypeError, match="model to be a Layer, got list"):
+        FlowRecorder([model])
+    with pytest.raises(ValueError, match="every to be an integer >= 1, got 0"):
+        FlowRecorder(model, every=0)
+    with pytest.raises(ValueError, match=r"keep_arrays to be paths of layers, got 'conv9'"):
+        FlowRecorder(model, keep_arrays=["conv9"])
+
+
+def test_a_fused_model_refuses_before_training_begins():
+    model = fuse(network())
+    flow = FlowRecorder(model)
+    with pytest.raises(RuntimeError, match="record the model that `fuse` was given"), flow:
+        pytest.fail("the block was entered")
+    assert not any(layer.observers for _, layer in model.named_layers())
+
+
+def test_batch_norm_in_a_plain_model_is_recorded_too():
+    model = Sequential(norm=BatchNorm2d(3))
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    with FlowRecorder(model) as flow:
+        model.backward(model.forward(x, training=True))
+    assert record_of(flow.layers, "norm").y_std == pytest.approx(1, rel=1e-4)
