@@ -1,5 +1,6 @@
 """How the gradient flows through a model, as numbers. Drawing them is `minires.plots`' job."""
 
+from minires.flow.guards import Diagnosis, Finding, diagnose
 from minires.flow.ledger import LedgerArrays, residual_ledger
 from minires.flow.log import FlowLog
 from minires.flow.norms import GradientNorm, gradient_norms
@@ -7,6 +8,8 @@ from minires.flow.recorder import FlowRecorder
 from minires.flow.records import HistogramRecord, LayerRecord, ParameterRecord, ResidualRecord
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "FlowLog",
     "FlowRecorder",
     "GradientNorm",
@@ -15,6 +18,7 @@ __all__ = [
     "LedgerArrays",
     "ParameterRecord",
     "ResidualRecord",
+    "diagnose",
     "gradient_norms",
     "residual_ledger",
 ]

@@ -129,11 +129,11 @@ def diagnose(flow, *, dead=0.5, growth=100.0, ratio=30.0):
     """
     if not isinstance(flow, FlowLog):
         raise TypeError(f"diagnose expects a FlowLog or FlowRecorder, got {type(flow).__name__}")
-    if not flow.steps:
-        raise ValueError("diagnose expects a FlowLog with recorded steps, got an empty one")
     dead = expect_number("diagnose", "dead", dead, at_least=0)
     growth = expect_number("diagnose", "growth", growth, above=1)
     ratio = expect_number("diagnose", "ratio", ratio, above=1)
+    if not flow.steps:
+        raise ValueError("diagnose expects a FlowLog with recorded steps, got an empty one")
     steps = len(flow.steps)
     seen = list(not_finite(flow))
     broken = {step for _, _, step, _ in seen}
@@ -189,20 +189,35 @@ def dead_units(flow, limit):
 
 
 def uneven(flow, growth):
-    """Gradient norms of the weights, beside those of the last three."""
+    """The gradient of each weight beside those of the last three; else the gradient before it.
+
+    Both, since a signal that shrinks forward as much as its gradient does backward leaves the
+    gradients of the weights, which are products of the two, at one size.
+    """
     for step in flow.steps:
-        norms = [n for n in flow.gradient_norms(step) if 0 < n.norm < math.inf]
-        if not norms:
-            continue
-        end = math.prod(n.norm for n in norms[-3:]) ** (1 / len(norms[-3:]))
-        for n in norms:
-            beside = f"the {end:.2g} next to the output"
-            if n.norm > end * growth:
-                text = f"gradient norm {n.norm:.2g}, {n.norm / end:.3g} times {beside}"
-                yield "exploding", n.path, step, text
-            if n.norm < end / growth:
-                text = f"gradient norm {n.norm:.2g}, {beside} is {end / n.norm:.3g} times that"
-                yield "vanishing", n.path, step, text
+        weights = flow.gradient_norms(step)
+        layers = {r.path: r.dy_norm for r in flow.at(step).layers}
+        named = [(n.path, n.path.removesuffix(".weight"), n.norm) for n in weights]
+        upstream = [(layer, layer, layers[layer]) for _, layer, _ in named if layer in layers]
+        reported = set()
+        for what, found in (("gradient norm", named), ("upstream gradient norm", upstream)):
+            for kind, path, layer, text in beside_the_end(found, growth):
+                if layer not in reported:
+                    reported.add(layer)
+                    yield kind, path, step, f"{what} {text}"
+
+
+def beside_the_end(found, growth):
+    """What stands out in [(path, layer, norm)], in the order of depth."""
+    found = [entry for entry in found if 0 < entry[2] < math.inf]
+    norms = [norm for *_, norm in found[-3:]]
+    end = math.exp(sum(map(math.log, norms)) / len(norms)) if norms else 0
+    for path, layer, norm in found:
+        text = f"{norm:.2g}, that next to the output is {end:.2g}"
+        if norm > end * growth:
+            yield "exploding", path, layer, text
+        if norm < end / growth:
+            yield "vanishing", path, layer, text
 
 
 def growing(flow, growth):

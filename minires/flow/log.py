@@ -105,12 +105,12 @@ class FlowLog:
             raise ValueError(f"FlowLog.read expects a .csv or .jsonl file, got {str(path)!r}")
         log = FlowLog()
         with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file) if path.suffix == ".csv" else map(json_row, file)
             try:
+                rows = csv_rows(file) if path.suffix == ".csv" else map(json_row, file)
                 for row in rows:
                     log.add(as_record(row))
             except (ValueError, csv.Error) as error:
-                line = len(log) + (2 if path.suffix == ".csv" else 1)
+                line = len(log) + 1 + (path.suffix == ".csv" and "header" not in str(error))
                 raise ValueError(f"FlowLog.read: line {line} of {path}: {error}") from None
         return log
 
@@ -123,6 +123,14 @@ class FlowLog:
             for name, records in zip(KINDS, self._lists().values(), strict=True)
         )
         return f"{type(self).__name__}({len(self.steps)} steps, {counts})"
+
+
+def csv_rows(file):
+    """The dicts of a file with a header."""
+    rows = csv.DictReader(file)
+    if rows.fieldnames and "kind" not in rows.fieldnames:
+        raise ValueError(f"expected a header with a column kind, got {rows.fieldnames[:3]}")
+    return rows
 
 
 def json_row(line):
