@@ -7,7 +7,7 @@ import numpy as np
 
 from minires.checks import as_rng, expect_array, expect_int, expect_number
 from minires.core import Observer, observe
-from minires.flow.paths import undisturbed
+from minires.flow.paths import repeatable
 from minires.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -303,7 +303,7 @@ def linearised(owner, layer, x, training):
     """(y, Seen) inside a block in which `layer.backward` and `push` can be called repeatedly."""
     expect_layer(owner, "layer", layer)
     expect_float64(owner, layer, x)
-    with undisturbed(layer):
+    with repeatable(layer):
         with observe(layer, Seen(layer)) as seen:
             y = layer.forward(x, training=training)
         if not np.isfinite(y).all():

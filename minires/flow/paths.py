@@ -9,6 +9,7 @@ import numpy as np
 
 from minires.checks import expect_int
 from minires.core import retain_caches
+from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual, Sequential
 from minires.layers.containers import expect_layer
 from minires.layers.fused import Fused
@@ -106,12 +107,12 @@ def gradient_by_path_length(model, x, labels, *, loss=None):
 
     References
     ----------
-    Veit et al. (2016), arXiv:1605.06431, section 5, which samples the paths.
+    Veit et al. (2016), arXiv:1605.06431, section 5 and figure 6, which samples the paths.
     """
     expect_layer("gradient_by_path_length", "model", model)
     expect_known_paths(model)
     loss = SoftmaxCrossEntropy() if loss is None else loss
-    with undisturbed(model):
+    with repeatable(model):
         loss.forward(model.forward(x, training=True), labels)
         dy = loss.backward()
         total = model.backward(dy)
@@ -172,7 +173,7 @@ def share_of_paths(blocks, shortest, longest):
 
     References
     ----------
-    Veit et al. (2016), arXiv:1605.06431, section 4.2: of 54 blocks, most paths pass 19 to 35.
+    Veit et al. (2016), arXiv:1605.06431, section 5 and figure 6 (a).
 
     Examples
     --------
@@ -210,23 +211,16 @@ def expect_known_paths(layer, path=""):
 
 
 @contextlib.contextmanager
-def undisturbed(model):
-    """Leave a model as it was, whatever passes are made inside a `with` block.
+def repeatable(model):
+    """`undisturbed`, with as many backward passes after a forward pass as wanted.
 
-    Inside, several backward passes may follow one forward pass. At the end gradients, running
-    statistics, random streams and caches are those of before.
+    The caches of before come back, too: a backward pass that is still to come finds its own.
     """
     layers = [layer for _, layer in model.named_layers()]
     caches = [layer._cache for layer in layers]
-    parameters = model.parameters()
-    grads = [parameter.grad.copy() for parameter in parameters]
-    before = model.snapshot()
     try:
-        with retain_caches(model):
-            yield model
+        with undisturbed(model), retain_caches(model):
+            yield
     finally:
-        model.restore(before)
         for layer, cache in zip(layers, caches, strict=True):
             layer._cache = cache
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad[...] = grad

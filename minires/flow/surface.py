@@ -87,9 +87,7 @@ def loss_surface(
         for i, j in np.ndindex(surface.shape):
             step = [alphas[i] * a + alphas[j] * b for a, b in zip(first, second, strict=True)]
             move(twin, start, step)
-            with np.errstate(
-                over="ignore", invalid="ignore", divide="ignore"
-            ):  # part of the result
+            with np.errstate(all="ignore"):  # an infinite loss is a result, too
                 surface[i, j] = evaluate(twin, x, labels, loss=loss, batch_size=batch_size).loss
             bar.update()
     return LossSurface(alphas, alphas.copy(), surface, moved_paths(model))
