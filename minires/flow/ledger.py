@@ -130,17 +130,19 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False):
     ------
     ValueError
         If the model has no Residual.
+    RuntimeError
+        If it is fused.
 
     References
     ----------
     He et al. (2016), arXiv:1603.05027, equation 5: dL/dx = dL/dy (1 + dF/dx).
     """
-    if not any(isinstance(layer, Residual) for _, layer in model.named_layers()):
-        raise ValueError("residual_ledger expects a model with Residual blocks, got none in it")
     loss = SoftmaxCrossEntropy() if loss is None else loss
     ops = default_ops
     ledger = Ledger(model, 0, ops.statistics, ops.inner_product, keep_arrays=keep_arrays)
-    with undisturbed(model), observe(model, ledger):
+    with undisturbed(model), observe(model, ledger):  # a fused model refuses here
+        if not ledger.blocks:
+            raise ValueError("residual_ledger expects a model with Residual blocks, got none in it")
         loss.forward(model.forward(x, training=True), labels)
         model.backward(loss.backward())
     order = list(ledger.blocks.values())

@@ -1,6 +1,6 @@
 """Makes the frozen answers of PyTorch, tests/oracles/*.npz; run by hand.
 
-    pip install torch==2.13.0 && python tests/oracles/make_oracles.py
+    pip install torch==2.13.0 && python tests/oracles/make_oracles.py [NAME ...]
 
 An array is called case/name in its file. PyTorch computes in float64, and in float32 for one half
 of the optimisers. Inputs are rounded to float32 first, so that float32 runs start from the very
@@ -9,6 +9,7 @@ and are turned to PyTorch's inside the graph, so that their gradients come back 
 Imports nothing of minires: an oracle must not use the code that it judges.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ DOUBLE = torch.float64
 
 
 def main():
-    for make in (conv, pool, norm, loss, optimizers, schedules, resnet):
+    made = {make.__name__: make for make in (conv, pool, norm, loss, optimizers, schedules, resnet)}
+    for make in [made[name] for name in sys.argv[1:] or made]:
         path = FOLDER / f"{make.__name__}.npz"
         cases = make(np.random.default_rng(0))
         arrays = {f"{case}/{name}": a for case, named in cases.items() for name, a in named.items()}
@@ -361,7 +363,8 @@ def resnet(rng):
             if shortcut == "B" or "shortcut" not in path
         }
         image, running = leaf(x), {}
-        logits = network(leaves, running, image, shortcut, training=True)
+        seen = {}
+        logits = network(leaves, running, image, shortcut, training=True, seen=seen)
         value = functional.cross_entropy(logits, torch.tensor(labels))
         value.backward()
         later = network(leaves, running, image, shortcut, training=False)
@@ -371,7 +374,29 @@ def resnet(rng):
         cases[shortcut] = results
         cases[f"{shortcut}/gradients"] = {path: sample(g) for path, g in gradients.items()}
         cases[f"{shortcut}/norms"] = norms
+        cases |= {f"{shortcut}/ledger/{block}": ledger(*parts) for block, parts in seen.items()}
     return cases
+
+
+def fork(x, stored):
+    """Two copies of x, one for each path of a block; hooks store their gradients, and that of x."""
+    through_shortcut, through_branch = x.clone(), x.clone()
+    for name, tensor in (("shortcut", through_shortcut), ("branch", through_branch), ("dx", x)):
+        tensor.register_hook(lambda gradient, name=name: stored.__setitem__(name, gradient))
+    return through_shortcut, through_branch
+
+
+def ledger(x, f, stored):
+    """What `ResidualRecord` of minires holds, from the gradients that the hooks stored."""
+    arrays = {name: plain(nhwc(gradient)) for name, gradient in stored.items()}
+    norms = {f"{name}_norm": np.linalg.norm(array) for name, array in arrays.items()}
+    s, b = arrays["shortcut"], arrays["branch"]
+    cosine = (s * b).sum() / (norms["shortcut_norm"] * norms["branch_norm"])
+    share = (s * arrays["dx"]).sum() / norms["dx_norm"] ** 2
+    x_norm, f_norm = np.linalg.norm(plain(x)), np.linalg.norm(plain(f))
+    more = {"cosine": cosine, "shortcut_share": share, "x_norm": x_norm, "f_norm": f_norm}
+    parts = {name: array.ravel()[::23] for name, array in arrays.items()}
+    return norms | more | {"branch_ratio": f_norm / x_norm} | parts
 
 
 def draw_weights(rng):
@@ -411,8 +436,11 @@ def sample(gradient):
     return gradient if gradient.size <= 500 else gradient.ravel()[::23]
 
 
-def network(leaves, running, x, shortcut, training):
-    """Logits of He et al. (2015), section 4.2, at n = 1; `running` is filled in training."""
+def network(leaves, running, x, shortcut, training, seen=None):
+    """Logits of He et al. (2015), section 4.2, at n = 1; `running` is filled in training.
+
+    `seen` is filled with {block: (x, F(x), gradients to come)}, if it is there.
+    """
 
     def conv(path, x, stride=1):
         w = leaves[f"{path}.weight"]
@@ -434,9 +462,16 @@ def network(leaves, running, x, shortcut, training):
     x = torch.relu(norm("norm", conv("conv", nchw(x))))
     for i, (C, F, stride) in enumerate(STAGES):
         block = f"stage{i + 1}.block0.sum"
-        y = torch.relu(norm(f"{block}.branch.norm1", conv(f"{block}.branch.conv1", x, stride)))
+        start, stored = x, {}
+        if seen is not None:
+            x, start = fork(x, stored)
+        y = torch.relu(norm(f"{block}.branch.norm1", conv(f"{block}.branch.conv1", start, stride)))
         y = norm(f"{block}.branch.norm2", conv(f"{block}.branch.conv2", y))
-        x = torch.relu(project(block, x, C, F, stride) + y)
+        total = project(block, x, C, F, stride) + y
+        if seen is not None:
+            seen[block] = start, y, stored
+            total.register_hook(lambda gradient, stored=stored: stored.__setitem__("dy", gradient))
+        x = torch.relu(total)
     return x.mean(dim=(2, 3)) @ leaves["fc.weight"] + leaves["fc.bias"]
 
 
