@@ -16,7 +16,7 @@ FLOORS = [
     {"losses", "models"},
     {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"},
     {"flow", "training"},
-    {"testing", "plots", "keras"},
+    {"testing", "plots", "keras", "experiments"},
     {"cli", "__main__"},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
