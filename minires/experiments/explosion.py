@@ -11,7 +11,7 @@ In plain-56 the same happens at every convolution. The identity path of ResNet-5
 
 References
 ----------
-Yang et al. (2019), arXiv:1902.08129, section 3: the factor for ReLU and large batches. Figures of
+Yang et al. (2019), arXiv:1902.08129: the factor for ReLU and large batches. Figures of
 plain-56 and ResNet-56: networks of He et al. (2015), arXiv:1512.03385, section 4.2.
 """
 

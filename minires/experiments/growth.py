@@ -12,7 +12,7 @@ weights too and the mean is 0.
 
 References
 ----------
-De and Smith (2020), arXiv:2002.10444, sections 2 and 3 (2^L without norm, L + 1 with batch norm on
+De and Smith (2020), arXiv:2002.10444 (2^L without norm, L + 1 with batch norm on
 the branch). Zhang, Dauphin and Ma (2019), Fixup, arXiv:1901.09321, section 2. He et al. (2015),
 arXiv:1502.01852, section 2.2 (2^-L for Glorot's rule under ReLU).
 """
