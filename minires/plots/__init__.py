@@ -4,16 +4,40 @@ The only importer of matplotlib, without pyplot, so no display is needed:
 `plots.ledger(flow).figure.savefig("ledger.png")`. Read `style` first.
 """
 
-from minires.plots.gradients import gradient_norm_figure, gradient_norms
-from minires.plots.style import STYLES, new_axes, style_of
+from minires.plots.activations import dead_units, histograms
+from minires.plots.curves import autocorrelation, variance_growth
+from minires.plots.gradients import gradient_heatmap, gradient_norm_figure, gradient_norms
+from minires.plots.lesioned import lesions, multi_lesions, shuffles
+from minires.plots.overview import flow_figure
+from minires.plots.paths import path_spectrum
+from minires.plots.residual import ledger, ledger_norms
+from minires.plots.style import STYLES, new_axes, style_of, styles_of
+from minires.plots.surface import loss_surface, loss_surface_figure
 from minires.plots.training import training_curves, training_figure
+from minires.plots.updates import update_ratios
 
 __all__ = [
     "STYLES",
+    "autocorrelation",
+    "dead_units",
+    "flow_figure",
+    "gradient_heatmap",
     "gradient_norm_figure",
     "gradient_norms",
+    "histograms",
+    "ledger",
+    "ledger_norms",
+    "lesions",
+    "loss_surface",
+    "loss_surface_figure",
+    "multi_lesions",
     "new_axes",
+    "path_spectrum",
+    "shuffles",
     "style_of",
+    "styles_of",
     "training_curves",
     "training_figure",
+    "update_ratios",
+    "variance_growth",
 ]

@@ -2,9 +2,23 @@
 
 from matplotlib.figure import Figure
 
-from minires.plots.style import expect_series, finish, new_axes, positive, styles_of
+from minires.checks import expect_choice
+from minires.plots.heatmaps import by_step, log_norm, step_map
+from minires.plots.style import (
+    expect_series,
+    expect_some,
+    finish,
+    new_axes,
+    positive,
+    styles_of,
+)
 
 DEPTH = "layer with weights, 1 = next to the input"
+HEAT = {  # title, label of the colours
+    "grad_norm": ("Gradient norm of each layer", "||dL/dw||"),
+    "update_ratio": ("Update of each layer, relative to its weights", "||update|| / ||w||"),
+    "dy_norm": ("Upstream gradient of each layer", "||dL/dy||"),
+}
 
 
 def gradient_norms(series, *, ax=None, title="Gradient norm of each layer"):
@@ -75,3 +89,56 @@ def share_legend(figure, axes):
         ax.set_ylabel("")
         ax.tick_params(labelleft=False)
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3)
+
+
+def gradient_heatmap(flow, *, what="grad_norm", ax=None):
+    """A number of each layer over the recorded steps, as colours on a log scale.
+
+    Parameters
+    ----------
+    flow : FlowLog
+    what : {"grad_norm", "update_ratio", "dy_norm"}
+        Of the weights: the norm of the gradient, or of the update over that of the weights. Or of
+        the upstream gradient of the layers with weights.
+    ax : matplotlib Axes, optional
+        A new figure if left out.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+        The colour bar stands beside it.
+
+    Raises
+    ------
+    ValueError
+        If `what` is something else, or there is no record of it.
+
+    Notes
+    -----
+    Row 1, the layer next to the input, is at the bottom: the gradient comes from above. What is 0
+    or not finite is hatched.
+    """
+    depths, steps, table = heat_table(flow, what)
+    ax = new_axes() if ax is None else ax
+    mesh = step_map(ax, steps, depths, table, log_norm(table))
+    ax.set_title(HEAT[what][0])
+    ax.set_ylabel(DEPTH)
+    ax.figure.colorbar(mesh, ax=ax, label=HEAT[what][1])
+    return ax
+
+
+def heat_table(flow, what):
+    """(depths, steps, table) for a map of `what`, NaN where no log can be taken."""
+    expect_choice("gradient_heatmap", "what", what, list(HEAT))
+    depths = {p.path.removesuffix(".weight"): p.depth for p in weights_of(flow)}
+    records = flow.layers if what == "dy_norm" else weights_of(flow)
+    found = [r for r in records if r.path.removesuffix(".weight") in depths]
+    expect_some("gradient_heatmap", found, f"a FlowLog with {what} of weights", flow)
+    found.sort(key=lambda r: depths[r.path.removesuffix(".weight")])
+    paths, steps, table = by_step(found, lambda record: getattr(record, what))
+    return [depths[path.removesuffix(".weight")] for path in paths], steps, positive(table)
+
+
+def weights_of(flow):
+    """The ParameterRecords of weights that have a depth."""
+    return [record for record in flow.parameters if record.depth is not None]

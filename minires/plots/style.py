@@ -46,8 +46,8 @@ def kind_of(label):
 
 
 def depth_of(label):
-    """The number behind the kind in a label such as "plain-56 start", or None."""
-    found = re.search(r"(?:plain|residual|resnet|preact[a-z]*)[-_ ]?(\d+)", label)
+    """The number in a label such as "plain-56 start" or "plain, depth 56", or None."""
+    found = re.search(r"(?:plain|residual|resnet|preact[a-z]*|depth)[-_ ]?(\d+)", label)
     return int(found[1]) if found else None
 
 

@@ -1,0 +1,93 @@
+"""Maps of a number over layers and steps, or over layers and values; missing cells are hatched."""
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
+
+from minires.plots.style import COLORMAP, HATCH
+
+NAMED_ROWS = 16  # more names than this do not fit beside a map
+
+
+def by_step(records, value, key=lambda record: record.path):
+    """Records of some layers at some steps as a table.
+
+    Parameters
+    ----------
+    records : list of records
+    value : callable
+        Record -> number.
+    key : callable
+        Record -> what tells the rows apart.
+
+    Returns
+    -------
+    keys : list
+        One a row, in the order of the records.
+    steps : list of int
+        One a column, ascending.
+    table : (len(keys), len(steps)) float64
+        NaN where there is no record.
+    """
+    keys = list(dict.fromkeys(key(record) for record in records))
+    steps = sorted({record.step for record in records})
+    rows, columns = ({name: i for i, name in enumerate(names)} for names in (keys, steps))
+    table = np.full((len(keys), len(steps)), np.nan)
+    for record in records:
+        table[rows[key(record)], columns[record.step]] = value(record)
+    return keys, steps, table
+
+
+def edges(centres):
+    """Borders of cells around ascending numbers, one more than there are."""
+    centres = np.asarray(centres, float)
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    middles = (centres[1:] + centres[:-1]) / 2
+    return np.array([2 * centres[0] - middles[0], *middles, 2 * centres[-1] - middles[-1]])
+
+
+def log_norm(*tables):
+    """A log scale of colours that covers all positive numbers of some tables."""
+    values = np.concatenate([np.ravel(table) for table in tables])
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (values.min(), values.max()) if values.size else (1, 1)
+    return LogNorm(low, high) if low < high else LogNorm(low / 2, high * 2)
+
+
+def heatmap(ax, x_edges, rows, table, norm):
+    """Draw cells; NaN shows the hatched ground."""
+    ax.patch.set(**HATCH)
+    cells = np.ma.masked_invalid(table)
+    mesh = ax.pcolormesh(x_edges, edges(rows), cells, norm=norm, cmap=COLORMAP)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return mesh
+
+
+def step_map(ax, steps, rows, table, norm):
+    """`heatmap` over steps; says what the hatching means, if there is any."""
+    mesh = heatmap(ax, edges(steps), rows, table, norm)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    gaps = " (hatched: 0, NaN or infinite)" if np.isnan(table).any() else ""
+    ax.set_xlabel(f"recorded step{gaps}")
+    return mesh
+
+
+def name_rows(ax, names):
+    """Names of layers at the rows 1, 2, ...; numbers if they are many."""
+    if len(names) <= NAMED_ROWS:
+        ax.set_yticks(range(1, len(names) + 1), [short_name(name) for name in names])
+        ax.tick_params(axis="y", labelsize="small")
+
+
+def short_name(path, length=28):
+    """A path without what every block has in it, and cut in front if still long.
+
+    Examples
+    --------
+    >>> short_name("stage1.block0.sum.branch.conv1.weight")
+    'stage1.block0.conv1'
+    """
+    parts = [part for part in path.split(".") if part not in ("sum", "branch", "weight")]
+    name = ".".join(parts)
+    return name if len(name) <= length else "..." + name[3 - length :]

@@ -1,0 +1,124 @@
+"""Several recorded runs on one figure: gradient norms, updates, maps, and the residual ledger."""
+
+from matplotlib.figure import Figure
+
+from minires.plots.gradients import DEPTH, gradient_norms, heat_table, share_legend, weights_of
+from minires.plots.heatmaps import by_step, log_norm, step_map
+from minires.plots.residual import ledger, ledger_norms
+from minires.plots.style import GUIDE, expect_series, finish, positive, styles_of
+from minires.plots.updates import quartiles
+
+MAPS = 4  # in a row
+WIDTH, HEIGHT = 14, 4.4  # inches, of a row of panels
+
+
+def flow_figure(logs):
+    """An overview of some recorded runs; what was not recorded is left out.
+
+    Parameters
+    ----------
+    logs : {label: FlowLog}
+        Labels that name a kind of network get its style; see `style_of`.
+
+    Returns
+    -------
+    figure : matplotlib Figure
+        Rows of panels: gradient norms at the first and at the last recorded step and the updates,
+        the gradient norms of each model over the steps on one scale of colours, and the ledger of
+        the model with most residual blocks.
+
+    Raises
+    ------
+    ValueError
+        If there is no log, or nothing in them to draw.
+    """
+    expect_series("flow_figure", logs, "FlowLog")
+    weights = {label: log for label, log in logs.items() if weights_of(log)}
+    maps = {label: log for label, log in weights.items() if len(log.steps) > 1}
+    rows = [(draw_weights, weights)] if weights else []
+    names = list(maps)
+    rows += [
+        (draw_maps(maps), {name: maps[name] for name in names[i : i + MAPS]})
+        for i in range(0, len(names), MAPS)
+    ]
+    blocks = {label: log for label, log in logs.items() if log.residuals}
+    rows += [(draw_ledger, blocks)] if blocks else []
+    if not rows:
+        raise ValueError(f"flow_figure expects records of weights or residual blocks, got {logs!r}")
+    figure = Figure(figsize=(WIDTH, HEIGHT * len(rows)), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (draw, chosen) in zip(parts, rows, strict=True):
+        draw(part, chosen)
+    return figure
+
+
+def draw_weights(figure, logs):
+    """Gradient norms at the first and the last step, and the updates; one legend."""
+    first = {label: log.gradient_norms(weight_steps(log)[0]) for label, log in logs.items()}
+    last = {label: log.gradient_norms(weight_steps(log)[-1]) for label, log in logs.items()}
+    several = any(len(weight_steps(log)) > 1 for log in logs.values())
+    axes = figure.subplots(1, 3 if several else 2)
+    norms = axes[:-1]
+    for ax, series, name in zip(norms, (first, last), ("first", "last"), strict=False):
+        gradient_norms(series, ax=ax, title=f"Gradient norms, {name} recorded step")
+    share_scale(norms)
+    median_updates(logs, axes[-1])
+    axes[-1].get_legend().remove()
+    share_legend(figure, norms)
+
+
+def weight_steps(log):
+    """The steps with records of weights."""
+    return sorted({record.step for record in weights_of(log)})
+
+
+def share_scale(axes):
+    """The same limits of y."""
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def median_updates(logs, ax):
+    """The median over the layers of the size of the updates, a line each model."""
+    styles = styles_of(logs)
+    for label, log in logs.items():
+        _, steps, table = by_step(weights_of(log), lambda record: record.update_ratio)
+        median = quartiles(positive(table))[1]
+        every = max(1, len(steps) // 8)
+        ax.plot(steps, median, label=label, markevery=every, markersize=4, **styles[label])
+    ax.axhline(1e-3, **GUIDE)
+    ax.annotate(
+        "guide: 1e-3", (1, 1e-3), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+    )
+    ax.set_yscale("log")
+    finish(ax, "Updates, median of the layers", "step", "||update|| / ||w|| (log scale)")
+
+
+def draw_maps(logs):
+    """A function that draws maps of gradient norms, on one scale of colours for all `logs`."""
+    tables = {label: heat_table(log, "grad_norm") for label, log in logs.items()}
+    norm = log_norm(*(table for _, _, table in tables.values()))
+
+    def draw(figure, chosen):
+        axes = figure.subplots(1, min(MAPS, len(logs)), squeeze=False)[0]
+        for ax, label in zip(axes, chosen, strict=False):
+            depths, steps, table = tables[label]
+            mesh = step_map(ax, steps, depths, table, norm)
+            ax.set_title(f"Gradient norms, {label}")
+        for ax in axes[len(chosen) :]:
+            ax.set_axis_off()
+        axes[0].set_ylabel(DEPTH)
+        figure.colorbar(mesh, ax=list(axes), label="||dL/dw||")
+
+    return draw
+
+
+def draw_ledger(figure, logs):
+    """The ledger of the model with most residual blocks, at the last step."""
+    label = max(logs, key=lambda name: len({record.path for record in logs[name].residuals}))
+    left, right = figure.subplots(1, 2)
+    ledger(logs[label], ax=left)
+    ledger_norms(logs[label], ax=right)
+    for ax in (left, right):
+        ax.set_title(f"{ax.get_title()}, {label}")
