@@ -152,6 +152,45 @@ def test_observers_see_every_layer_inside_out_and_come_off_after_an_error(rng):
     assert all(layer.observers == () for _, layer in model.named_layers())
 
 
+def test_an_observer_is_told_before_a_layer_looks_at_its_input(rng):
+    class Before(Observer):
+        def __init__(self):
+            self.seen = []
+
+        def before_forward(self, layer, x, training):
+            self.seen.append((type(layer).__name__, x.shape, training))
+
+    model = Sequential(Dense(3, 2, rng=0, dtype=np.float64))
+    with observe(model, Before()) as before:
+        model.forward(rng.standard_normal((4, 3)), training=True)
+        with pytest.raises(ValueError, match="expects x"):
+            model.forward(rng.standard_normal((4, 5)))
+    first, second = (
+        [("Sequential", (4, 3), True), ("Dense", (4, 3), True)],
+        [("Sequential", (4, 5), False)],
+    )
+    assert before.seen == [*first, *second, ("Dense", (4, 5), False)]
+
+
+def test_an_observer_that_is_forward_only_costs_no_input_gradient(rng):
+    class Counts(Dense):
+        def _backward_parameters(self, dy, cache):
+            self.spared = True
+
+        def _backward(self, dy, cache):
+            return super()._backward(dy, cache)
+
+    class ForwardOnly(Observer):
+        forward_only = True
+
+    for observer, spared in ((ForwardOnly(), True), (Observer(), False)):
+        layer = Counts(3, 2, rng=0, dtype=np.float64)
+        layer.spared = False
+        with observe(layer, observer):
+            layer.backward(layer.forward(rng.standard_normal((4, 3))), input_gradient=False)
+        assert layer.spared == spared
+
+
 def test_observers_can_be_nested(rng):
     model = ReLU()
     with observe(model, Observer()) as outer:
