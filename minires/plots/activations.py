@@ -98,10 +98,10 @@ def histograms(flow, *, array="y", step=None, paths=None, ax=None):
 
     Notes
     -----
-    The bars hold all numbers, and the middle 98 %, 80 % and 50 % of them; a white tick is the
-    median. Unlike a density they stay true when the axis is stretched: where layers differ much in
-    size, it is logarithmic on both sides of a linear middle. Inside a bin of the records numbers
-    count as evenly spread.
+    The bars hold all numbers, and the middle 98 %, 80 % and 50 % of them. Unlike a density they
+    stay true when the axis is stretched: where layers differ much in size, it is logarithmic on
+    both sides of a linear middle. On a linear axis a white tick is the median. Inside a bin of the
+    records numbers count as evenly spread.
     """
     expect_choice("histograms", "array", array, list(NAMES))
     found = chosen_histograms(flow, array, step, paths)
@@ -110,9 +110,12 @@ def histograms(flow, *, array="y", step=None, paths=None, ax=None):
     rows = np.arange(1, len(found) + 1)
     for name, (low, high, color) in BANDS.items():
         left, right = percentiles(found, low), percentiles(found, high)
-        label = "all numbers" if name == "all" else f"middle {name}"
+        label = name if name == "all" else f"middle {name}"
         ax.barh(rows, right - left, 0.86, left=left, color=color, label=label)
-    ax.plot(percentiles(found, 50), rows, markersize=min(7, 160 / len(found)), **MEDIAN)
+    if ax.get_xscale() == "linear":  # a log scale makes much of the sign of a median near 0
+        ax.plot(percentiles(found, 50), rows, markersize=min(7, 160 / len(found)), **MEDIAN)
+    ax.use_sticky_edges = False
+    ax.margins(x=0.03)
     ax.set_ylim(0.4, len(found) + 0.6)
     finish_histograms(ax, found, NAMES[array], "layer" if paths else DEPTH)
     return ax

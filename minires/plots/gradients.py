@@ -88,7 +88,7 @@ def share_legend(figure, axes):
     for ax in axes[1:]:
         ax.set_ylabel("")
         ax.tick_params(labelleft=False)
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3)
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4)
 
 
 def gradient_heatmap(flow, *, what="grad_norm", ax=None):

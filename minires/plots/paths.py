@@ -5,7 +5,7 @@ import numpy as np
 from minires.plots.style import expect_some, finish, finite, legend_below, new_axes
 
 BARS = {"facecolor": "#9db8d9", "edgecolor": "#1f3f66", "linewidth": 0.5}
-SIGNED = {"color": "#c0392b", "linestyle": "none", "marker": "x"}
+SIGNED = {"color": "#c0392b", "linestyle": "none", "marker": "x", "zorder": 4}
 PATHS = {"color": "0.1", "linestyle": "--", "marker": "s", "markerfacecolor": "white"}
 LOWEST, HIGHEST = -0.5, 1.0  # signed shares beyond are cut
 
@@ -41,7 +41,7 @@ def path_spectrum(paths, *, ax=None, title="Gradient by path length"):
     """
     expect_some("path_spectrum", list(paths.counts), "PathGradients with paths", paths)
     ax = new_axes() if ax is None else ax
-    lengths, style = paths.lengths, {"markersize": 4, "markevery": max(1, len(paths.counts) // 28)}
+    lengths, style = paths.lengths, {"markersize": 5, "markevery": max(1, len(paths.counts) // 28)}
     norms, signed = norm_shares(paths), finite(paths.shares)
     bars = ax.bar(lengths, norms, 0.8, label="gradient, norm of the part", **BARS)
     (points,) = ax.plot(lengths, signed, label="gradient, along the total", **SIGNED | style)

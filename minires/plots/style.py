@@ -145,6 +145,7 @@ def legend_below(ax, handles=None, *, ncols=2):
         bbox_transform=ax.transAxes + below,
         ncols=min(ncols, len(handles)),
         fontsize="small",
+        columnspacing=1.2,
     )
 
 

@@ -95,7 +95,7 @@ def draw_surface(ax, surface, levels):
     ax.plot(0, 0, label="the model itself", **CENTRE)
     ax.set(aspect="equal", xlabel="alpha, along direction 1", ylabel="beta, along direction 2")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(4))
     return filled
 
 
