@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from minires.checks import expect_choice
 from minires.plots.gradients import DEPTH, weights_of
-from minires.plots.heatmaps import NAMED_ROWS, by_step, name_rows, short_name, step_map
+from minires.plots.heatmaps import NAMED_ROWS, by_step, name_rows, short_names, step_map
 from minires.plots.style import expect_some, finish, legend_below, new_axes
 
 MOST_LINES = 8
@@ -53,9 +53,9 @@ def dead_units(flow, *, ax=None):
     title = "Dead units of each ReLU"
     if len(names) > MOST_LINES:
         return dead_map(ax, title, names, steps, table)
-    for i, (name, values) in enumerate(zip(names, table, strict=True)):
+    for i, (name, values) in enumerate(zip(short_names(names), table, strict=True)):
         style = {"linestyle": LINES[i % 4], "marker": MARKERS[i], "markersize": 4}
-        ax.plot(steps, values, label=short_name(name) or "ReLU", **style)
+        ax.plot(steps, values, label=name or "ReLU", **style)
     top = max(1, np.nanmax(table, initial=0))
     ax.set_ylim(-0.04 * top, 1.04 * top)
     return finish(ax, title, "step", "dead units, percent")
@@ -159,7 +159,7 @@ def scale_values(ax, records):
     last = int(np.floor(np.log10(size.max())))
     first = max(int(np.floor(np.log10(size[size > 0].min() / 4))), last - DECADES)
     ax.set_xscale("symlog", linthresh=10.0**first)
-    powers = 10.0 ** np.arange(last, first - 1, -max(1, (last - first) // 2))
+    powers = 10.0 ** np.arange(last, first - 1, -max(1, (last - first + 1) // 2))
     ax.set_xticks([*-powers, 0, *powers])
 
 

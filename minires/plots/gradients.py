@@ -87,7 +87,7 @@ def share_legend(figure, axes):
             handles.setdefault(label, handle)
     for ax in axes[1:]:
         ax.set_ylabel("")
-        ax.tick_params(labelleft=False)
+        ax.tick_params(labelleft=False, which="both")
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4)
 
 

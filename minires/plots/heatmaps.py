@@ -76,18 +76,22 @@ def step_map(ax, steps, rows, table, norm):
 def name_rows(ax, names):
     """Names of layers at the rows 1, 2, ...; numbers if they are many."""
     if len(names) <= NAMED_ROWS:
-        ax.set_yticks(range(1, len(names) + 1), [short_name(name) for name in names])
+        ax.set_yticks(range(1, len(names) + 1), short_names(names))
         ax.tick_params(axis="y", labelsize="small")
 
 
-def short_name(path, length=28):
-    """A path without what every block has in it, and cut in front if still long.
+def short_names(paths, length=28):
+    """Paths without what every block has in it, and cut in front if still long.
 
     Examples
     --------
-    >>> short_name("stage1.block0.sum.branch.conv1.weight")
-    'stage1.block0.conv1'
+    >>> short_names(["fc.weight", "stage1.block0.sum.branch.conv1.weight"])
+    ['fc', 'stage1.block0.conv1']
+    >>> short_names(["block0.sum.branch.relu", "block0.relu"])  # would be the same
+    ['block0.branch.relu', 'block0.relu']
     """
-    parts = [part for part in path.split(".") if part not in ("sum", "branch", "weight")]
-    name = ".".join(parts)
-    return name if len(name) <= length else "..." + name[3 - length :]
+    for left_out in (("sum", "branch", "weight"), ("sum", "weight"), ()):
+        names = [".".join(p for p in path.split(".") if p not in left_out) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return [name if len(name) <= length else "..." + name[3 - length :] for name in names]

@@ -59,9 +59,10 @@ def draw_weights(figure, logs):
     several = any(len(weight_steps(log)) > 1 for log in logs.values())
     axes = figure.subplots(1, 3 if several else 2)
     norms = axes[:-1]
+    for ax in norms[1:]:
+        ax.sharey(norms[0])
     for ax, series, name in zip(norms, (first, last), ("first", "last"), strict=False):
         gradient_norms(series, ax=ax, title=f"Gradient norms, {name} recorded step")
-    share_scale(norms)
     median_updates(logs, axes[-1])
     axes[-1].get_legend().remove()
     share_legend(figure, norms)
@@ -70,13 +71,6 @@ def draw_weights(figure, logs):
 def weight_steps(log):
     """The steps with records of weights."""
     return sorted({record.step for record in weights_of(log)})
-
-
-def share_scale(axes):
-    """The same limits of y."""
-    limits = [ax.get_ylim() for ax in axes]
-    for ax in axes:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def median_updates(logs, ax):
@@ -109,7 +103,7 @@ def draw_maps(logs):
         for ax in axes[len(chosen) :]:
             ax.set_axis_off()
         axes[0].set_ylabel(DEPTH)
-        figure.colorbar(mesh, ax=list(axes), label="||dL/dw||")
+        figure.colorbar(mesh, ax=list(axes), label="||dL/dw||", pad=0.01)
 
     return draw
 

@@ -7,7 +7,7 @@ from minires.plots.style import expect_some, finish, finite, legend_below, new_a
 BARS = {"facecolor": "#9db8d9", "edgecolor": "#1f3f66", "linewidth": 0.5}
 SIGNED = {"color": "#c0392b", "linestyle": "none", "marker": "x", "zorder": 4}
 PATHS = {"color": "0.1", "linestyle": "--", "marker": "s", "markerfacecolor": "white"}
-LOWEST, HIGHEST = -0.5, 1.0  # signed shares beyond are cut
+LOWEST, HIGHEST = -1.0, 2.0  # signed shares beyond are cut
 
 
 def path_spectrum(paths, *, ax=None, title="Gradient by path length"):
@@ -33,7 +33,7 @@ def path_spectrum(paths, *, ax=None, title="Gradient by path length"):
     -----
     Bars are the norm of each part over the sum of all norms: parts that cancel count in full.
     Crosses are `PathGradients.shares`, <part, total> / ||total||^2, which may be negative; they
-    are cut at -0.5 and 1.
+    are cut at -1 and 2.
 
     References
     ----------

@@ -111,7 +111,7 @@ def levels_of(*surfaces):
 
 def color_bar(figure, filled, axes):
     """The colours, with the numbers of every other level."""
-    bar = figure.colorbar(filled, ax=axes, label="loss (log scale)")
+    bar = figure.colorbar(filled, ax=axes, label="loss (log scale)", pad=0.02)
     ticks = filled.levels[::2]
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.minorticks_off()

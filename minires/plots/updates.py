@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from minires.plots.gradients import weights_of
-from minires.plots.heatmaps import by_step, short_name
+from minires.plots.heatmaps import by_step, short_names
 from minires.plots.style import COLORMAP, GUIDE, expect_some, finish, new_axes, positive
 
 MOST_LINES = 12
@@ -69,11 +69,10 @@ def chosen_parameters(flow, paths):
 def draw_each(ax, names, steps, table):
     """A line for each layer."""
     colors = colormaps[COLORMAP](np.linspace(0, 0.85, len(names)))
-    for i, (name, values) in enumerate(zip(names, table, strict=True)):
+    for i, (name, values) in enumerate(zip(short_names(names), table, strict=True)):
         style = {"linestyle": LINES[i % 4], "marker": MARKERS[i % 6], "color": colors[i]}
         every = max(1, len(steps) // 8)
-        label = short_name(name)
-        ax.plot(steps, values, label=label, markersize=4, markevery=every, **style)
+        ax.plot(steps, values, label=name, markersize=4, markevery=every, **style)
 
 
 def draw_spread(ax, names, steps, table):
@@ -83,7 +82,7 @@ def draw_spread(ax, names, steps, table):
     ax.plot(steps, middle, label=f"median of {len(names)} layers", **MEDIAN)
     every = max(1, len(steps) // 8)
     for which, i, style in (("first", 0, FIRST), ("last", -1, LAST)):
-        label = f"{which}: {short_name(names[i])}"
+        label = f"{which}: {short_names(names)[i]}"
         ax.plot(steps, table[i], label=label, markersize=4, markevery=every, **style)
 
 
