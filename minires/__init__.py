@@ -14,6 +14,7 @@ import importlib
 from minires import data, flow, initializers, keras, models, ops, schedules
 from minires.core import Layer, Observer, Parameter, observe, retain_caches
 from minires.finite import NonFiniteError
+from minires.flow import FlowRecorder
 from minires.fusion import fuse
 from minires.gradcheck import assert_gradients, check_gradients
 from minires.history import History
@@ -53,6 +54,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "FlowRecorder",
     "GlobalAvgPool2d",
     "History",
     "Identity",

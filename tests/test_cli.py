@@ -49,14 +49,14 @@ def layer_file(tmp_path):
     return path
 
 
-def test_the_demo_writes_two_pictures_and_the_history_and_says_what_was_seen(tmp_path, capsys):
+def test_the_demo_writes_three_pictures_and_the_history_and_says_what_was_seen(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
     out = capsys.readouterr().out
     for network in ("plain-8", "residual-8", "plain-56", "residual-56", "plain-56 without norm"):
         assert f"\n{network}" in out
     assert "test accuracy" in out
     assert "Batch norm turns vanishing into exploding, and the identity path cures both" in out
-    for name in ("gradient_norms.png", "training.png"):
+    for name in ("gradient_norms.png", "ledger.png", "training.png"):
         with Image.open(tmp_path / "demo" / name) as picture:
             assert min(picture.size) > 500
             assert len(picture.convert("L").getcolors(256)) > 20  # not blank
@@ -69,6 +69,46 @@ def test_the_demo_writes_two_pictures_and_the_history_and_says_what_was_seen(tmp
         "residual-56",
     ]
     assert all(float(row["loss"]) > 0 for row in rows)
+
+
+def test_flow_trains_records_compares_and_draws_and_a_log_draws_the_same(tmp_path, capsys):
+    out = tmp_path / "flow"
+    arguments = ["flow", "--models", "plain8,resnet8", "--steps", "6", "--every", "2"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "recorded every 2" in text
+    assert re.search(r"resnet8 +5 .*first block, \d+% last +0\.\d{3}\n", text)
+    assert "plain8: Healthy: nothing to report in 3 recorded steps." in text
+    assert sorted(path.name for path in out.iterdir()) == [
+        "flow.png",
+        "plain8.csv",
+        "plain8.jsonl",
+        "resnet8.csv",
+        "resnet8.jsonl",
+    ]
+    picture = (out / "flow.png").read_bytes()
+    logs = [str(out / "plain8.csv"), str(out / "resnet8.jsonl")]
+    assert main(["flow", "--out", str(tmp_path / "again"), "--log", *logs]) == 0
+    assert (tmp_path / "again" / "flow.png").read_bytes() == picture
+
+
+def test_flow_goes_on_with_the_others_when_one_model_breaks_down(tmp_path, capsys):
+    arguments = ["flow", "--models", "resnet8,plain8", "--no-norm", "--lr", "1e30", "--steps", "5"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    for name in ("resnet8", "plain8"):
+        assert f"{name}: stopped: training expects finite numbers" in text
+    assert "Update too large" in text
+    assert (tmp_path / "flow.png").is_file()
+
+
+def test_reproduce_prints_expected_beside_got_and_writes_both(tmp_path, capsys):
+    assert main(["reproduce", "paths", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"quantity +expected +got", text)
+    assert "within tolerance, in" in text
+    with (tmp_path / "paths.csv").open(newline="") as file:
+        assert {row["agrees"] for row in csv.DictReader(file)} == {"True"}
 
 
 def test_the_demo_says_so_if_the_data_do_not_show_the_theory():
@@ -129,6 +169,8 @@ def test_summary_takes_a_size_and_a_number_of_classes(capsys):
         ["train", "--model", "resnet8", "--epochs", "1", "--out", "{folder}"],
         ["train", "--model", "plain8", "--epochs", "1", "--optimizer", "sgd", "--out", "{folder}"],
         ["check"],
+        ["flow", "--models", "plain8,resnet8", "--steps", "2", "--out", "{folder}"],
+        ["reproduce", "ledger", "--seeds", "1"],
     ],
     ids=" ".join,
 )
@@ -179,6 +221,8 @@ for name, size in (sizes | {"resnet50": 32}).items():
     for net in (model, mr.fuse(model)):
         mr.fit(net, (x, labels), mr.AdamW(net.parameters()), 1, batch_size=32, progress=False)
         mr.evaluate(net, x, labels)
+    with mr.flow.FlowRecorder(model):
+        mr.fit(model, (x, labels), mr.Adam(model.parameters()), 1, progress=False)
 print(before == (len(progress.progress.compiled), len(cache.loaded)), progress.progress.compiled)
 """
 
@@ -203,7 +247,10 @@ def test_check_of_a_users_own_layer(layer_file, name, code, words, capsys):
     assert words in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["summary"], ["check"], ["warmup"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["demo"], ["train"], ["flow"], ["reproduce"], ["summary"], ["check"], ["warmup"]],
+)
 def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main([*command, "--help"]) == 0
@@ -231,6 +278,17 @@ MISTAKES = [
     (["train", "--model", "article_resnet"], "images of at least 13x13, got 8x8"),
     (["train", "--model", "article_resnet", "--data", "shapes", "--no-norm"], "neither"),
     (["train", "--model", "resnet8", "--out", "{file}"], "expected a folder to write to"),
+    (["flow", "--models", "resnet21"], "expects --models to be out of resnet8"),
+    (["flow", "--models", "resnet8,resnet8"], "each of --models once"),
+    (["flow", "--models", "article_resnet"], "images of at least 13x13, got 8x8"),
+    (["flow", "--steps", "0"], "expected an integer >= 1"),
+    (["flow", "--log", "nowhere.csv"], "expects --log to be files, got 'nowhere.csv'"),
+    (["flow", "--log", "{layer}"], "expects a .csv or .jsonl file"),
+    (["flow", "--log", "{log}", "--models", "resnet8"], "either --models to train or --log"),
+    (["flow", "--log", "{log}"], "an empty log"),
+    (["flow", "--models", "resnet8", "--out", "{file}"], "expected a folder to write to"),
+    (["reproduce", "everything"], "invalid choice: 'everything'"),
+    (["reproduce", "paths", "--seeds", "0"], "expected an integer >= 1"),
     (["summary"], "required: MODEL"),
     (["summary", "alexnet"], "got 'alexnet'"),
     (["summary", "resnet8", "--input-shape", "32x32"], "expected sizes such as 32,32,3"),
@@ -250,7 +308,9 @@ MISTAKES = [
 def test_a_mistake_gets_one_line_on_stderr_and_code_2(arguments, words, layer_file, capsys):
     (layer_file.parent / "broken.py").write_text("class Layer(:\n")
     (layer_file.parent / "file").write_text("")
+    (layer_file.parent / "log.jsonl").write_text("")
     places = {
+        "log": layer_file.parent / "log.jsonl",
         "file": layer_file.parent / "file",
         "layer": layer_file,
         "broken": layer_file.parent / "broken.py",

@@ -1,4 +1,4 @@
-"""The `minires` command: demo, train, summary, check, bench, reproduce, warmup, in a file each.
+"""The `minires` command: demo, train, flow, reproduce, summary, ..., each in a file of its own.
 
 A mistake gets one line on stderr and exit code 2; training that fails exits with 1.
 """
@@ -9,11 +9,11 @@ import sys
 from threadpoolctl import threadpool_limits
 
 from minires import __version__
-from minires.cli import bench, check, demo, reproduce, summary, train, warmup
+from minires.cli import bench, check, demo, flow, reproduce, summary, train, warmup
 from minires.cli.arguments import Parser
 from minires.finite import NonFiniteError
 
-COMMANDS = (demo, train, summary, check, bench, reproduce, warmup)
+COMMANDS = (demo, train, flow, reproduce, summary, check, bench, warmup)
 
 
 def main(argv=None):

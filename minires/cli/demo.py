@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from minires.cli.arguments import OPS, add_ops, make_folder, positive_int, seed
 from minires.data import load_digits
-from minires.flow import gradient_norms
+from minires.flow import gradient_norms, residual_ledger
 from minires.history import History
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import cifar_resnet
@@ -19,11 +19,12 @@ SHALLOW, DEEP = 8, 56
 
 
 class Run(NamedTuple):
-    """One network: gradient norms before and after training, and what training measured."""
+    """One network: gradient norms before and after training, what training measured, the ledger."""
 
     start: list
     end: list
     history: History
+    ledger: list = ()
 
 
 def add_arguments(parser):
@@ -54,7 +55,7 @@ def run(options):
     write(folder, runs, bare)
     print(table(runs, bare))
     print(sentence(runs, bare))
-    print(f"wrote gradient_norms.png, training.png and history.csv into {folder}")
+    print(f"wrote gradient_norms.png, ledger.png, training.png and history.csv into {folder}")
     return 0
 
 
@@ -79,7 +80,8 @@ def train(kind, depth, data, options):
     seconds = sum(history.column("seconds"))
     accuracy = history[-1].test_accuracy
     print(f"{kind}-{depth}: test accuracy {accuracy:.3f} after {seconds:.0f} s", flush=True)
-    return Run(start, gradient_norms(model, *sample(data)), history)
+    ledger = residual_ledger(model, *sample(data), ops=ops) if kind == "residual" else ()
+    return Run(start, gradient_norms(model, *sample(data)), history, ledger)
 
 
 def ends(norms):
@@ -131,7 +133,7 @@ def sentence(runs, bare):
 
 
 def write(folder, runs, bare):
-    """Two figures, and the history of all networks in one file."""
+    """Three figures, and the history of all networks in one file."""
     from minires import plots  # matplotlib takes a second to import
 
     start = {name: result.start for name, result in runs.items()} | bare
@@ -140,6 +142,9 @@ def write(folder, runs, bare):
         folder / "gradient_norms.png", dpi=150
     )
     histories = {name: result.history for name, result in runs.items()}
+    ledger = plots.ledger(runs[f"residual-{DEEP}"].ledger)
+    ledger.set_title(f"Where the gradient of residual-{DEEP} comes from, after training")
+    ledger.figure.savefig(folder / "ledger.png", dpi=150)
     plots.training_figure(histories).savefig(folder / "training.png", dpi=150)
     with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
         rows = [

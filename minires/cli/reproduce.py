@@ -26,12 +26,15 @@ class Experiment:
         result -> list of Row.
     draw : callable, optional
         (result, folder) -> list of the files it has written into the folder.
+    details : callable, optional
+        result -> text to print before the table.
     """
 
     source: str
     measure: Callable
     rows: Callable
     draw: Callable | None = None
+    details: Callable | None = None
 
 
 def seeded(source, module, draw=None):
@@ -67,6 +70,8 @@ def run(options):
     start = time.perf_counter()
     result = experiment.measure(options)
     rows = experiment.rows(result)
+    if experiment.details:
+        print(experiment.details(result), end="\n\n")
     print(table(rows))
     agree = sum(row.agrees for row in rows)
     seconds = time.perf_counter() - start

@@ -102,7 +102,7 @@ class Ledger(Observer):
             self.arrays[path] = LedgerArrays(*(a.copy() for a in (dy, shortcut, branch, dx)))
 
 
-def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False):
+def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False, ops=default_ops):
     """How the gradient splits at every residual block, for one batch.
 
     One forward pass in training mode and one backward pass; weights, gradients, running statistics
@@ -118,6 +118,8 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False):
         SoftmaxCrossEntropy() if left out.
     keep_arrays : bool
         Whether the gradients themselves are wanted too.
+    ops : module
+        What computes the numbers, such as `minires.ops.reference`.
 
     Returns
     -------
@@ -138,7 +140,6 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False):
     He et al. (2016), arXiv:1603.05027, equation 5: dL/dx = dL/dy (1 + dF/dx).
     """
     loss = SoftmaxCrossEntropy() if loss is None else loss
-    ops = default_ops
     ledger = Ledger(model, 0, ops.statistics, ops.inner_product, keep_arrays=keep_arrays)
     with undisturbed(model), observe(model, ledger):  # a fused model refuses here
         if not ledger.blocks:
