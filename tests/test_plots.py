@@ -295,10 +295,11 @@ def test_without_norm_the_line_is_dotted():
 
 def test_no_two_series_of_a_plot_look_alike():
     known = ["residual-56, scale 1", "residual-56, scale 0.1", "plain-8 start", "plain-8"]
-    unknown = [f"net {letter}" for letter in "abcdefghij"]
-    styles = plots.styles_of(known + unknown)
-    looks = {(s.get("linestyle"), s["marker"], s.get("linewidth")) for s in styles.values()}
-    assert len(looks) == len(styles)
+    unknown = [f"net {letter}" for letter in "abcdefghijklmnop"]
+    for labels in (known + unknown, unknown + known):
+        styles = plots.styles_of(labels).values()
+        looks = {(style.get("linestyle", "-"), style["marker"]) for style in styles}
+        assert len(looks) == len(labels)
 
 
 # ---- gradient norms and training curves

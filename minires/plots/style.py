@@ -93,13 +93,24 @@ def styles_of(labels):
     """{label: line style} of the series of one plot, no two alike."""
     depths = sorted({depth_of(label) for label in labels} - {None})
     styles = {}
-    for label in labels:
+    for label in sorted(
+        labels, key=lambda label: kind_of(label) is None
+    ):  # others can change the line too
         style = style_of(label, depths)
         others = other_styles(named=kind_of(label) is not None)
-        while style in styles.values() and (other := next(others, None)):
+        while any(alike(style, known) for known in styles.values()) and (
+            other := next(others, None)
+        ):
             style = style | other
         styles[label] = style
     return styles
+
+
+def alike(one, other):
+    """Whether two styles cannot be told apart in grey; networks of one kind may differ in width."""
+    line, marker = (one.get(key, "-") == other.get(key, "-") for key in ("linestyle", "marker"))
+    same_kind = one.get("color") == other.get("color")
+    return line and marker and not (same_kind and one.get("linewidth") != other.get("linewidth"))
 
 
 def other_styles(named):

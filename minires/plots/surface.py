@@ -15,7 +15,7 @@ CENTRE = {
     "color": "white",
     "markeredgecolor": "black",
 }
-LEGIBLE = 4  # every so manieth contour is labelled
+LEGIBLE = 4  # every fourth contour is labelled
 
 
 def loss_surface(surface, *, ax=None, title="Loss around the weights of the model"):
