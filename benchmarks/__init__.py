@@ -13,4 +13,5 @@ NAMES = (
     "memory",
     "startup",
     "scaling",
+    "recorder",
 )

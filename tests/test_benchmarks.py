@@ -279,6 +279,16 @@ def test_the_roofline_measures_all_versions_and_draws_them(tmp_path, capsys):
     assert "GF/s by our register tiles" in capsys.readouterr().out
 
 
+def test_the_recorder_is_timed_in_three_ways(tmp_path, capsys):
+    file = tmp_path / "out.json"
+    assert run("recorder", "--model", "resnet8", "--batch", "4", "--json", str(file), *TURNS) == 0
+    rows = json.loads(file.read_text())["rows"]
+    names = ["no recorder", "recorder, step not recorded", "recorder, step recorded"]
+    assert [row["way"] for row in rows] == names
+    assert all(second > 0 for row in rows for second in row["seconds"])
+    assert rows[0]["more"] == 0
+
+
 @pytest.mark.parametrize("name", benchmarks.NAMES)
 def test_help_fits_a_screen_and_shows_an_example(name, capsys):
     assert run(name, "--help") == 0

@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from minires import plots
+from minires.experiments.grid import Cell, Grid
 from minires.flow import (
     FlowLog,
     FlowRecorder,
@@ -765,3 +766,29 @@ def test_the_maps_of_the_overview_share_their_colours():
 def test_the_overview_of_gradients_of_nan_is_drawn():
     log = FlowLog([parameter(step, 1, math.nan, math.nan) for step in (1, 2)])
     plots.flow_figure({"plain-8": log}).savefig("/dev/null", format="png")
+
+
+# ---- the grid
+
+
+def test_the_grid_has_a_cell_a_network_with_its_verdict_and_its_numbers():
+    cells = [
+        Cell("plain", "batch", "He", 56, 3e3, -0.001, 200.0, 0.15),
+        Cell("residual", None, "small", 8, 0.0, math.nan, 0.0, 0.1),
+    ]
+    ax = plots.gradient_grid(Grid(cells, seeds=1, steps=60))
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == [
+        "exploding\nshattering",
+        "growth 3.0e+03\nR 0.00   test 15%",
+        "vanishing",
+        "growth 0\nR -   test 10%",
+    ]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["plain-56", "residual-8"]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["vanishing", "exploding and shattering"]
+
+
+def test_a_grid_without_cells_is_refused():
+    with pytest.raises(ValueError, match="expects a grid with cells, got one without"):
+        plots.gradient_grid(Grid([], seeds=1, steps=60))

@@ -21,6 +21,7 @@ from test_plots import (
 )
 
 from minires import plots
+from minires.experiments.grid import Cell, Grid
 
 LAGS = np.arange(16)
 AUTOCORRELATION = {
@@ -40,7 +41,23 @@ LOGS = {
     "residual-56": residual_log(27, layers=56),
 }
 
+GRID = Grid(
+    [
+        Cell(kind, norm, "He", depth, growth, 1 - abs(np.log10(growth)) / 4, 1e-3, 0.123)
+        for kind, norm, growth in (
+            ("plain", "batch", 3e3),
+            ("plain", None, 1e-5),
+            ("residual", "batch", 20.0),
+            ("residual", None, 400.0),
+        )
+        for depth in (8, 20, 56)
+    ],
+    seeds=1,
+    steps=60,
+)
+
 DRAWN = {
+    "gradient_grid": lambda: plots.gradient_grid(GRID),
     "gradient_norms": lambda: plots.gradient_norms(norm_series()),
     "gradient_norm_figure": lambda: plots.gradient_norm_figure(
         {"at initialisation": norm_series(), "after training": norm_series()}

@@ -25,6 +25,18 @@ def test_every_python_block_runs_in_order(capsys):
     assert "fail" in out
 
 
+def test_every_python_block_of_the_page_on_flow_runs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "flow.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 6
+    names = {}
+    for block in blocks:
+        exec(compile(block, "flow.md", "exec"), names)
+    assert "Healthy: nothing to report" in capsys.readouterr().out
+    assert names["log"].records == names["recorded"].records
+
+
 def test_the_two_commands_are_there_word_by_word():
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert blocks == ["pip install . && minires demo\n", 'pip install -e ".[test]" && pytest\n']
@@ -33,6 +45,8 @@ def test_the_two_commands_are_there_word_by_word():
 def test_the_table_names_all_commands():
     assert re.findall(r"\| `minires (\w+)", README) == [
         "demo",
+        "flow",
+        "reproduce",
         "train",
         "summary",
         "bench",

@@ -15,7 +15,7 @@ def add_arguments(parser):
     parser.add_argument(
         "benchmark",
         metavar="NAME",
-        help="train_step, inference, ops, shapes, roofline, memory, startup or scaling; "
+        help="train_step, inference, ops, shapes, roofline, memory, startup, scaling or recorder; "
         "each has a --help",
     )
     parser.add_argument(

@@ -7,6 +7,7 @@ The only importer of matplotlib, without pyplot, so no display is needed:
 from minires.plots.activations import dead_units, histograms
 from minires.plots.curves import autocorrelation, variance_growth
 from minires.plots.gradients import gradient_heatmap, gradient_norm_figure, gradient_norms
+from minires.plots.grid import gradient_grid
 from minires.plots.lesioned import lesions, multi_lesions, shuffles
 from minires.plots.overview import flow_figure
 from minires.plots.paths import path_spectrum
@@ -21,6 +22,7 @@ __all__ = [
     "autocorrelation",
     "dead_units",
     "flow_figure",
+    "gradient_grid",
     "gradient_heatmap",
     "gradient_norm_figure",
     "gradient_norms",

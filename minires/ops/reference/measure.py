@@ -53,7 +53,7 @@ def statistics(x):
 
     References
     ----------
-    Chan, Golub and LeVeque (1983), The American Statistician 37(3), equation 1.5b.
+    Chan, Golub and LeVeque (1983), The American Statistician 37(3), 242-247.
     """
     flat = x.reshape(-1)
     chunks = [flat[i : i + IN_CACHE] for i in range(0, flat.size, IN_CACHE)]
