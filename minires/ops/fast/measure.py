@@ -1,13 +1,14 @@
 """What a recorder writes down of an array, at the speed at which memory is read.
 
 Chunks that fit into the first cache are read twice, once for their sums and once around their mean.
+All on the calling thread: a recorder also sits in models of the reference ops, and threads that
+wait for its next array would keep the cores from BLAS.
 """
 
 import numpy as np
 
 from minires.ops import reference
 from minires.ops.fast.jit import PARTS, kernel, part_of
-from minires.ops.fast.panels import FEW
 from minires.ops.reference.measure import join
 
 CHUNK = 4096  # numbers
@@ -22,8 +23,7 @@ def statistics(x):
     sizes = np.full(-(-x.size // CHUNK), CHUNK)
     sizes[-1] = x.size - CHUNK * (len(sizes) - 1)
     found = np.zeros((len(sizes), 4))
-    run = chunk_sums.alone if x.size < FEW else chunk_sums
-    run(PARTS, x, found, np.empty((PARTS, 4, WIDTH)))
+    chunk_sums.alone(PARTS, x, found, np.empty((PARTS, 4, WIDTH)))
     return join(found, sizes)
 
 
@@ -31,8 +31,7 @@ def inner_product(a, b):
     """The sum of a * b, added in float64; see `reference`."""
     a, b = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
     found = np.zeros((PARTS, WIDTH))
-    run = products.alone if a.size < FEW else products
-    run(PARTS, a, b, found)
+    products.alone(PARTS, a, b, found)
     return float(found.sum())
 
 
