@@ -5,8 +5,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from minires.cli import drawings
 from minires.cli.arguments import OPS, add_ops, make_folder, positive_int
-from minires.experiments import Row, explosion, growth, shattering
+from minires.experiments import (
+    Row,
+    explosion,
+    growth,
+    identity,
+    jacobian,
+    lesions,
+    path_lengths,
+    shattering,
+    surface,
+)
 from minires.models.summary import align
 
 EXAMPLE = "minires reproduce shattering"
@@ -47,9 +58,16 @@ def seeded(source, module, draw=None):
 
 
 EXPERIMENTS = {
-    "shattering": seeded("Balduzzi et al. (2017), arXiv:1702.08591", shattering),
-    "growth": seeded("De and Smith (2020), arXiv:2002.10444", growth),
-    "explosion": seeded("Yang et al. (2019), arXiv:1902.08129", explosion),
+    "shattering": seeded(
+        "Balduzzi et al. (2017), arXiv:1702.08591", shattering, drawings.shattering
+    ),
+    "growth": seeded("De and Smith (2020), arXiv:2002.10444", growth, drawings.growth),
+    "explosion": seeded("Yang et al. (2019), arXiv:1902.08129", explosion, drawings.explosion),
+    "ledger": seeded("He et al. (2016), arXiv:1603.05027", identity, drawings.ledger),
+    "paths": seeded("Veit et al. (2016), arXiv:1605.06431", path_lengths, drawings.paths),
+    "lesions": seeded("Veit et al. (2016), arXiv:1605.06431", lesions, drawings.lesions),
+    "surface": seeded("Li et al. (2018), arXiv:1712.09913", surface, drawings.surface),
+    "jacobian": seeded("He et al. (2016), arXiv:1603.05027", jacobian),
 }
 
 
