@@ -65,6 +65,13 @@ def explosion(result, folder):
     return save(folder, {"gradient_norms.png": plots.gradient_norms(series, title=title)})
 
 
+def grid(result, folder):
+    """The verdict on each network."""
+    from minires import plots
+
+    return save(folder, {"grid.png": plots.gradient_grid(result)})
+
+
 def ledger(result, folder):
     """The parts at every block of the first seed, and their norms, new and trained."""
     from minires import plots

@@ -10,6 +10,7 @@ from minires.cli.arguments import OPS, add_ops, make_folder, positive_int
 from minires.experiments import (
     Row,
     explosion,
+    grid,
     growth,
     identity,
     jacobian,
@@ -57,12 +58,21 @@ def seeded(source, module, draw=None):
     return Experiment(source, measure, module.rows, draw)
 
 
+GRID_SEEDS = 3  # a minute for 36 networks each
+
 EXPERIMENTS = {
     "shattering": seeded(
         "Balduzzi et al. (2017), arXiv:1702.08591", shattering, drawings.shattering
     ),
     "growth": seeded("De and Smith (2020), arXiv:2002.10444", growth, drawings.growth),
     "explosion": seeded("Yang et al. (2019), arXiv:1902.08129", explosion, drawings.explosion),
+    "grid": Experiment(
+        "He et al. (2015), arXiv:1512.03385, and others",
+        lambda options: grid.measure(min(options.seeds, GRID_SEEDS), OPS[options.ops]),
+        grid.rows,
+        drawings.grid,
+        grid.details,
+    ),
     "ledger": seeded("He et al. (2016), arXiv:1603.05027", identity, drawings.ledger),
     "paths": seeded("Veit et al. (2016), arXiv:1605.06431", path_lengths, drawings.paths),
     "lesions": seeded("Veit et al. (2016), arXiv:1605.06431", lesions, drawings.lesions),

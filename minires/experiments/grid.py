@@ -289,7 +289,7 @@ def details(grid):
             cell.norm or "none",
             cell.initializer,
             f"{cell.growth:.2g}",
-            f"{cell.autocorrelation:.2f}",
+            f"{round(cell.autocorrelation, 2) + 0.0:.2f}",
             f"{cell.accuracy:.3f}",
             cell.verdict,
         )
