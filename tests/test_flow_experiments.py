@@ -91,6 +91,32 @@ def test_single_paths_of_a_length_add_up_to_the_exact_sum():
     assert_allclose(parts, sums.parts, atol=1e-12 * abs(sums.total).max())
 
 
+def test_paths_are_drawn_in_proportion_to_their_ratios():
+    ratios, rng = np.array([2.0, 0.5, 1.0, 0.1]), np.random.default_rng(0)
+    symmetric = path_lengths.symmetric_sums(ratios)
+    pairs = list(itertools.combinations(range(4), 2))
+    products = np.array([ratios[list(pair)].prod() for pair in pairs])
+    assert symmetric[0, 2] == pytest.approx(products.sum())
+    drawn = [path_lengths.likely_path(ratios, symmetric, 2, rng) for _ in range(4000)]
+    found = [tuple(np.flatnonzero(taken)) for taken in drawn]
+    seen = [found.count(pair) / 4000 for pair in pairs]
+    assert_allclose(seen, products / products.sum(), atol=0.03)
+
+
+def test_weighted_paths_estimate_the_mean_over_all_paths():
+    model = network("preactivation", 14, np.random.default_rng(0), reference).astype(np.float64)
+    (x, labels), loss = digits(2), SoftmaxCrossEntropy(ops=reference)
+    found = path_lengths.single_paths(model, x, labels, loss, 40, np.random.default_rng(1))
+    norms = {k: [] for k in range(7)}
+    with repeatable(model):
+        loss.forward(model.forward(x, training=True), labels)
+        dy = loss.backward()
+        for taken in itertools.product([False, True], repeat=6):
+            dx = path_lengths.along_path(model, dy, iter(taken))
+            norms[sum(taken)].append(np.linalg.norm(dx))
+    assert_allclose(found, [np.mean(norms[k]) for k in range(7)], rtol=0.2)
+
+
 def test_the_parts_are_the_gradient_and_the_binomials_are_the_published_ones(measured):
     found = path_lengths.rows(measured)
     assert [line.agrees for line in found[:3]] == [True] * 3
