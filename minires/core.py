@@ -403,16 +403,37 @@ def add_path(error, name):
 
 @contextlib.contextmanager
 def observe(model, observer):
-    """Attach `observer` to `model` and all layers inside it, for the length of a `with` block."""
+    """Attach `observer` to `model` and all layers inside it, for the length of a `with` block.
+
+    Other observers may come and go meanwhile; when the block ends, this one alone is taken off.
+    """
     layers = [layer for _, layer in model.named_layers()]
-    before = [layer.observers for layer in layers]
     try:
         for layer in layers:
             layer.observers = (*layer.observers, observer)
         yield observer
     finally:
-        for layer, old in zip(layers, before, strict=True):
-            layer.observers = old
+        for layer in layers:
+            take_off(layer, observer)
+
+
+@contextlib.contextmanager
+def unobserved(model):
+    """Nobody who is attached to `model` or the layers inside it sees what happens in the block."""
+    layers = [layer for _, layer in model.named_layers()]
+    before = [layer.observers for layer in layers]
+    try:
+        for layer in layers:
+            layer.observers = ()
+        yield model
+    finally:
+        for layer, observers in zip(layers, before, strict=True):
+            layer.observers = observers
+
+
+def take_off(layer, observer):
+    """Take one observer off a layer, and leave the others."""
+    layer.observers = tuple(other for other in layer.observers if other is not observer)
 
 
 @contextlib.contextmanager

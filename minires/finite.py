@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minires.core import Observer, observe
+from minires.core import Observer, observe, unobserved
 
 
 class NonFiniteError(ArithmeticError):
@@ -63,7 +63,7 @@ def find_non_finite(model, loss, x, labels, step):
     for parameter in model.parameters():
         parameter.grad[...] = 0
     try:
-        with observe(model, FindNonFinite(model, step)):
+        with unobserved(model), observe(model, FindNonFinite(model, step)):
             logits = model.forward(x, training=True)
             value = loss.forward(logits, labels)
             if not math.isfinite(value):

@@ -123,6 +123,47 @@ def test_what_is_no_log_is_refused_with_the_line(name, text, message, tmp_path):
         FlowLog.read(path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ('"step": 1,', '"step": 1.5,'),
+        ('"step": 1,', '"step": true,'),
+        ('"step": 1,', '"step": 1e999,'),
+        ('"step": 1,', '"step": [1],'),
+        ('"path": ""', '"path": 3'),
+        ('"kind": "layer"', '"kind": ["layer"]'),
+        ('{"kind"', "[" * 100_000 + '{"kind"'),
+    ],
+    ids=lambda damage: damage[1][:20],
+)
+def test_a_damaged_value_is_refused_with_its_line(damage, recorded, tmp_path):
+    path = write(recorded, tmp_path / "flow.jsonl")
+    lines = path.read_text().splitlines()
+    assert damage[0] in lines[0]
+    path.write_text("\n".join(["", lines[1], lines[0].replace(*damage)]))
+    with pytest.raises(ValueError, match="line 3 of"):
+        FlowLog.read(path)
+
+
+def test_what_editors_and_pandas_do_to_a_file_does_no_harm(recorded, tmp_path):
+    path = write(recorded, tmp_path / "flow.CSV".lower())
+    text = path.read_text()
+    floats = text.replace(",weight,1,", ",weight,1.0,").replace("\n", "\n\n")
+    (tmp_path / "saved.CSV").write_text(floats, encoding="utf-8-sig")
+    assert FlowLog.read(tmp_path / "saved.CSV").records == recorded.records
+    lines = write(FlowLog(BY_HAND), tmp_path / "flow.jsonl").read_text()
+    (tmp_path / "nulls.jsonl").write_text(lines.replace("NaN", "null") + "\n\n")
+    assert repr(FlowLog.read(tmp_path / "nulls.jsonl").records) == repr(FlowLog(BY_HAND).records)
+
+
+def test_a_long_log_is_not_searched_again_for_every_step():
+    records = [ParameterRecord(s, "w", "weight", 1, 1.0, 1.0, 1.0, 1.0) for s in range(20_000)]
+    log = FlowLog(records)
+    assert [log.at(step).parameters[0].step for step in log.steps] == list(range(20_000))
+    log.add(ParameterRecord(20_000, "w", "weight", 1, 1.0, 1.0, 1.0, 1.0))
+    assert log.steps[-1] == 20_000
+
+
 def test_a_binary_file_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\x80\x81\xff")

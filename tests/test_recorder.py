@@ -8,10 +8,26 @@ import warnings
 import numpy as np
 import pytest
 
-from minires import Adam, SoftmaxCrossEntropy, evaluate, fit, fuse, ops, train_step
-from minires.core import Layer, Observer, observe
+from minires import (
+    Adam,
+    NonFiniteError,
+    SoftmaxCrossEntropy,
+    evaluate,
+    fit,
+    fuse,
+    ops,
+    retain_caches,
+    train_step,
+)
+from minires.core import Layer, Observer, Parameter, observe
 from minires.data import load_digits
-from minires.flow import FlowRecorder
+from minires.flow import (
+    FlowRecorder,
+    gradient_by_path_length,
+    gradient_norms,
+    lesion_study,
+    residual_ledger,
+)
 from minires.layers import BatchNorm2d, Dense, Flatten, ReLU, Residual, Sequential
 from minires.models import cifar_resnet
 
@@ -127,13 +143,144 @@ def test_between_recorded_steps_nothing_is_attached_but_a_gate_at_the_model():
     assert not any(layer.observers for _, layer in model.named_layers())
 
 
-def test_evaluation_is_not_recorded():
+def everything(flow):
+    arrays = {
+        (step, path, name): array.tobytes()
+        for step, paths in flow.arrays.items()
+        for path, named in paths.items()
+        for name, array in named.items()
+    }
+    return flow.records, arrays, flow.passes
+
+
+def recorded_with(what):
+    """What is recorded of three steps with something done after each, and while it waits."""
     model = network()
+    optimizer, loss = Adam(model.parameters(), 1e-3), SoftmaxCrossEntropy()
+    with FlowRecorder(model, every=2, keep_arrays=["conv"], histograms=["conv"]) as flow:
+        for _ in range(3):
+            train_step(model, loss, optimizer, X, Y)
+            what(model)
+    assert not any(layer.observers for _, layer in model.named_layers())
+    return everything(flow)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda model: evaluate(model, X[:7], Y[:7]),
+        lambda model: gradient_norms(model, X[:7], Y[:7]),
+        lambda model: residual_ledger(model, X[:7], Y[:7]),
+        lambda model: gradient_by_path_length(model, X[:2], Y[:2]),
+        lambda model: lesion_study(model, X[:7], Y[:7]),
+    ],
+    ids=["evaluate", "gradient_norms", "residual_ledger", "path lengths", "lesions"],
+)
+def test_what_is_no_training_is_not_recorded_and_changes_no_record(what):
+    assert recorded_with(what) == recorded_with(lambda model: None)
+
+
+def test_a_second_backward_pass_is_not_recorded():
+    model, loss = network(), SoftmaxCrossEntropy()
+    with FlowRecorder(model) as flow, retain_caches(model):
+        loss.forward(model.forward(X, training=True), Y)
+        dy = loss.backward()
+        model.backward(dy)
+        model.backward(np.zeros_like(dy))
+    assert len(flow.residuals) == 3
+    assert record_of(flow.layers, "fc").dy_norm > 0
+
+
+def test_after_a_nan_that_was_repaired_recording_goes_on_and_comes_off():
+    model = network()
+    optimizer, loss = Adam(model.parameters(), 1e-3), SoftmaxCrossEntropy()
+    with FlowRecorder(model) as flow:
+        train_step(model, loss, optimizer, X, Y)
+        good = model.fc.weight.value.copy()
+        model.fc.weight.value[0, 0] = np.nan
+        with pytest.raises(NonFiniteError):
+            train_step(model, loss, optimizer, X, Y)
+        model.fc.weight.value[...] = good
+        train_step(model, loss, optimizer, X, Y)
+    assert flow.steps == [1, 2, 3]
+    assert not any(layer.observers for _, layer in model.named_layers())
+
+
+def test_where_a_backward_pass_does_not_come_the_next_step_is_recorded_instead():
+    model = network()
+    optimizer, loss = Adam(model.parameters(), 1e-3), SoftmaxCrossEntropy()
+    with FlowRecorder(model, every=2) as flow:
+        for _ in range(4):
+            model.forward(X, training=True)  # as to estimate batch statistics anew
+            train_step(model, loss, optimizer, X, Y)
+    assert flow.steps == [2, 4, 6, 8]
+
+
+def test_training_passes_without_a_backward_pass_are_told():
+    model = network()
+
+    def run():
+        with FlowRecorder(model):
+            model.forward(X, training=True)
+
+    with pytest.warns(UserWarning, match="no backward pass behind 1 forward passes in training"):
+        run()
+
+
+def test_a_block_that_leaves_out_a_path_is_left_out_of_the_ledger():
+    class Skipping(Residual):
+        def _forward(self, x, training):
+            if not training:
+                return super()._forward(x, training)
+            return self.shortcut.forward(x, training=training), ()
+
+        def _backward(self, dy, cache):
+            return self.shortcut.backward(dy)
+
+    model = Sequential(a=Residual(ReLU()), b=Skipping(ReLU()))
+    with FlowRecorder(model) as flow:
+        model.backward(model.forward(np.ones((2, 3)), training=True))
+    assert [record.path for record in flow.residuals] == ["a"]
+
+
+def test_a_model_may_change_between_steps():
+    model = Sequential(flat=Flatten(), body=Dense(64, 16, rng=0), fc=Dense(16, 10, rng=0))
     with FlowRecorder(model) as flow:
         train(model, 1)
-        evaluate(model, X, Y)
+        old, model.fc = model.fc, Dense(16, 10, rng=1)
         train(model, 1)
-    assert flow.steps == [1, 2]
+    assert not old.observers
+    assert [r.step for r in flow.parameters if r.path == "body.weight"] == [1, 2]
+    assert [r.step for r in flow.parameters if r.path == "fc.weight"] == [2]
+
+
+def test_weights_of_ones_own_layers_and_of_a_lone_layer_have_a_depth():
+    class Own(Layer):
+        def __init__(self):
+            self.matrix = Parameter(np.eye(3))
+            self.scale = Parameter(np.ones(3))
+
+        def _forward(self, x, training):
+            return x @ self.matrix.value, x
+
+        def _backward(self, dy, x):
+            self.matrix.grad += x.T @ dy
+            return dy @ self.matrix.value.T
+
+    for model, paths in (
+        (Sequential(a=Own(), b=Own()), ["a.matrix", "b.matrix"]),
+        (Own(), ["matrix"]),
+    ):
+        with FlowRecorder(model) as flow:
+            model.backward(model.forward(np.ones((2, 3)), training=True))
+        assert [norm.path for norm in flow.gradient_norms(1)] == paths
+
+
+def test_for_a_few_rows_no_unit_is_called_dead():
+    model = Sequential(relu=ReLU())
+    with FlowRecorder(model) as flow:
+        model.backward(model.forward(-np.ones((1, 4)), training=True))
+    assert record_of(flow.layers, "relu").dead is None
 
 
 def test_it_records_a_whole_fit():
@@ -304,7 +451,7 @@ def test_mistakes_are_named():
         FlowRecorder([model])
     with pytest.raises(ValueError, match="every to be an integer >= 1, got 0"):
         FlowRecorder(model, every=0)
-    with pytest.raises(ValueError, match=r"keep_arrays to be paths of layers, got 'conv9'"):
+    with pytest.raises(ValueError, match=r"paths of layers \(conv, norm, relu, ...\), got 'conv9'"):
         FlowRecorder(model, keep_arrays=["conv9"])
 
 

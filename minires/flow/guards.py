@@ -8,20 +8,26 @@ from minires.checks import expect_number
 from minires.flow.log import FlowLog
 
 GUIDE = 1e-3  # update-to-weight ratio
+SHOWN = 4  # findings of a kind in the text
 ADVICE = {
     "not finite": "NaN and infinity spread to everything behind them. Look at the first layer "
-    "named here; lower the learning rate, or clip the gradients.",
-    "no gradient": "What gets no gradient learns nothing: a ReLU behind it may be dead, a factor "
-    "in front of it 0, or its backward pass forgets it.",
+    "named here; a lower learning rate or clipped gradients may avoid them.",
+    "no gradient": "What gets no gradient learns nothing. A ReLU or a factor of 0 behind it may "
+    "stop it, or a backward pass that forgets it.",
     "dead units": "A unit whose ReLU gives 0 for every example passes no gradient, and may never "
-    "come back. Lower the learning rate, or put a batch norm in front.",
-    "exploding": "The gradient grows from layer to layer on its way to the input, so that one "
-    "learning rate cannot suit all of them. An identity path around the layers keeps it level.",
-    "vanishing": "The gradient shrinks from layer to layer on its way to the input, so that the "
-    "first layers hardly learn. Normalise, start with He weights, add an identity path.",
-    "growing": "Training is becoming unstable: lower the learning rate, warm it up, or clip.",
-    "update too large": "Steps of this size undo what was learned: lower the learning rate.",
-    "update too small": "At this pace the weights hardly move: raise the learning rate.",
+    "come back. A lower learning rate or a batch norm in front may help.",
+    "exploding": "The gradient grows from layer to layer on its way to the input, and with it the "
+    "steps that SGD takes. In a plain network, put an identity path around the layers, with batch "
+    "norm in the branch; in a residual one, normalise the branches or let them begin small.",
+    "vanishing": "The gradient shrinks from layer to layer on its way to the input: with SGD the "
+    "first layers hardly learn. He weights help through some layers, an identity path through "
+    "many. Batch norm alone turns vanishing into exploding in a deep plain network.",
+    "growing": "The gradient has become much larger than it was. If the loss grows too, training "
+    "is becoming unstable: try a lower learning rate, a warm-up, or clipping.",
+    "update too large": "Steps of this size may undo what was learned: try a lower learning rate.",
+    "update too small": "At this pace the weights hardly move: try a higher learning rate.",
+    "not updated": "It has a gradient, and no optimiser changed it. That is fine where you froze "
+    "it on purpose; otherwise look at the optimiser's parameters and its learning rate.",
 }
 
 
@@ -88,16 +94,13 @@ class Diagnosis:
         return "\n".join([f"{looked}:", *lines])
 
 
-SHOWN = 4
-
-
 def describe(finding):
     """A finding as a line of text."""
     more = f", {finding.steps} steps in all" if finding.steps > 1 else ""
     return f"{finding.path or 'the model'}: {finding.message} (step {finding.step}{more})"
 
 
-def diagnose(flow, *, dead=0.5, growth=100.0, ratio=30.0):
+def diagnose(flow, *, dead=0.5, growth=100.0, ratio=100.0):
     """Name the layers whose gradient or update is not as it should be.
 
     Parameters
@@ -105,13 +108,14 @@ def diagnose(flow, *, dead=0.5, growth=100.0, ratio=30.0):
     flow : FlowLog
         With at least one recorded step.
     dead : float
-        Report a ReLU of whose units more than this share is dead.
+        Report a ReLU of whose units more than this share is dead (the median over the steps).
     growth : float
-        Report a gradient that grows or shrinks by more than this factor between the layers (or
-        grew by it since the first recorded step).
+        Report a gradient that grows or shrinks by more than this factor between a layer and those
+        next to the output, at the first recorded step or at half of them, or that has grown by it
+        since the first.
     ratio : float
-        Report a weight whose update-to-weight ratio (the median over the recorded steps) is off
-        the guide of 1e-3 by more than this factor, either way.
+        Report a weight whose update-to-weight ratio (the median over the steps that changed it) is
+        off the guide of 1e-3 by more than this factor, either way.
 
     Returns
     -------
@@ -119,100 +123,116 @@ def diagnose(flow, *, dead=0.5, growth=100.0, ratio=30.0):
 
     Raises
     ------
-    ValueError
-        If nothing was recorded.
+    TypeError, ValueError
+        If an argument does not fit, or nothing was recorded.
 
     Notes
     -----
+    Steps with NaN or infinity are reported as that and left out of all else. A gradient counts as
+    zero if it is at every recorded step.
+
     The guide of 1e-3 is a rule of thumb for weights (A. Karpathy, CS231n, "Babysitting the learning
     process"): biases and norms are not held to it, nor weights that are 0.
     """
     if not isinstance(flow, FlowLog):
         raise TypeError(f"diagnose expects a FlowLog or FlowRecorder, got {type(flow).__name__}")
-    dead = expect_number("diagnose", "dead", dead, at_least=0)
+    dead = expect_number("diagnose", "dead", dead, at_least=0, at_most=1)
     growth = expect_number("diagnose", "growth", growth, above=1)
     ratio = expect_number("diagnose", "ratio", ratio, above=1)
-    if not flow.steps:
+    steps = [flow.at(step) for step in flow.steps]
+    if not steps:
         raise ValueError("diagnose expects a FlowLog with recorded steps, got an empty one")
-    steps = len(flow.steps)
-    seen = list(not_finite(flow))
+    seen = [entry for log in steps for entry in not_finite(log)]
     broken = {step for _, _, step, _ in seen}
-    flow = FlowLog(r for r in flow.records if r.step not in broken)  # NaN explains itself
+    sound = [log for log in steps if log.steps[0] not in broken]
     seen += [
-        *no_gradient(flow),
-        *dead_units(flow, dead),
-        *uneven(flow, growth),
-        *growing(flow, growth),
-        *off_guide(flow, ratio),
+        *no_gradient(sound),
+        *dead_units(sound, dead),
+        *lasting((entry for log in sound for entry in uneven(log, growth)), sound),
+        *growing(sound, growth),
+        *off_guide(sound, ratio),
     ]
-    first, count = {}, {}
+    return Diagnosis(collected(seen), len(steps))
+
+
+def collected(seen):
+    """One Finding for each kind and path, with the first message and the number of steps."""
+    entries = {}
     for kind, path, step, message in seen:
-        first.setdefault((kind, path), (step, message))
-        count[kind, path] = count.get((kind, path), 0) + 1
-    found = [Finding(*key, step, count[key], message) for key, (step, message) in first.items()]
+        entries.setdefault((kind, path), []).append((step, message))
+    found = [Finding(*key, entry[0][0], len(entry), entry[0][1]) for key, entry in entries.items()]
     order = list(ADVICE)
-    found.sort(key=lambda finding: order.index(finding.kind))  # stable: the model's order within
-    return Diagnosis(found, steps)
+    return sorted(found, key=lambda finding: order.index(finding.kind))  # within one as it came
 
 
-# ---- each yields (kind, path, step, message)
+# ---- each yields (kind, path, step, message); a log holds one step
 
 
-def not_finite(flow):
+def not_finite(log):
     """Outputs in the order of the forward pass, then gradients in that of the backward pass."""
-    leaves = leaf_records(flow)
+    leaves = leaf_records(log)
     for r in leaves:
         if not math.isfinite(r.y_norm):
             yield "not finite", r.path, r.step, f"the norm of its output is {r.y_norm}"
     for r in reversed(leaves):
-        if math.isfinite(r.y_norm) and not math.isfinite(r.dx_norm):
-            yield "not finite", r.path, r.step, f"the norm of its gradient dx is {r.dx_norm}"
-    for r in reversed(flow.parameters):
-        if not math.isfinite(r.grad_norm):
-            yield "not finite", r.path, r.step, f"its gradient norm is {r.grad_norm}"
+        for name, norm in (("upstream gradient", r.dy_norm), ("gradient dx", r.dx_norm)):
+            if math.isfinite(r.y_norm) and not math.isfinite(norm):
+                yield "not finite", r.path, r.step, f"the norm of its {name} is {norm}"
+    for r in reversed(log.parameters):
+        numbers = {"value": r.value_norm, "gradient": r.grad_norm, "update": r.update_norm}
+        wrong = [f"{name} {norm}" for name, norm in numbers.items() if not math.isfinite(norm)]
+        if wrong:
+            yield "not finite", r.path, r.step, f"the norm of its {', of its '.join(wrong)}"
 
 
-def no_gradient(flow):
-    for r in leaf_records(flow):
-        if r.dx_norm == 0 and r.dy_norm > 0:
-            text = f"dx is 0 everywhere, dy has the norm {r.dy_norm:.2g}: here the gradient ends"
-            yield "no gradient", r.path, r.step, text
-    for r in flow.parameters:
-        if r.grad_norm == 0:
-            yield "no gradient", r.path, r.step, "every number of its gradient is 0"
+def no_gradient(logs):
+    """Where a layer ends the gradient at every step, and what never gets any."""
+    layers = by_path(r for log in logs for r in leaf_records(log))
+    for path, records in layers.items():
+        if all(r.dx_norm == 0 and r.dy_norm > 0 for r in records):
+            text = f"dx is 0, dy has the norm {records[0].dy_norm:.2g}: here the gradient ends"
+            yield from (("no gradient", path, r.step, text) for r in records)
+    for path, records in by_path(r for log in logs for r in log.parameters).items():
+        if all(r.grad_norm == 0 for r in records):
+            text = "its gradient is 0"
+            yield from (("no gradient", path, r.step, text) for r in records)
 
 
-def dead_units(flow, limit):
-    for r in flow.layers:
-        if r.dead is not None and r.dead > limit:
-            yield "dead units", r.path, r.step, f"{r.dead:.0%} of its units gave 0 for all examples"
+def dead_units(logs, limit):
+    relus = by_path(r for log in logs for r in log.layers if r.dead is not None)
+    for path, records in relus.items():
+        if statistics.median(r.dead for r in records) > limit:
+            dead = [r for r in records if r.dead > limit]
+            text = f"{dead[0].dead:.0%} of its units gave 0 for all examples"
+            yield from (("dead units", path, r.step, text) for r in dead)
 
 
-def uneven(flow, growth):
-    """The gradient of each weight beside those of the last three; else the gradient before it.
+def uneven(log, growth):
+    """The gradient of each weight beside those behind it; else the gradient in front of it.
 
     Both, since a signal that shrinks forward as much as its gradient does backward leaves the
     gradients of the weights, which are products of the two, at one size.
     """
-    for step in flow.steps:
-        weights = flow.gradient_norms(step)
-        layers = {r.path: r.dy_norm for r in flow.at(step).layers}
-        named = [(n.path, n.path.removesuffix(".weight"), n.norm) for n in weights]
-        upstream = [(layer, layer, layers[layer]) for _, layer, _ in named if layer in layers]
-        reported = set()
-        for what, found in (("gradient norm", named), ("upstream gradient norm", upstream)):
-            for kind, path, layer, text in beside_the_end(found, growth):
-                if layer not in reported:
-                    reported.add(layer)
-                    yield kind, path, step, f"{what} {text}"
+    weights, layers = log.gradient_norms(log.steps[0]), {r.path: r.dy_norm for r in log.layers}
+    named = [(n.path, n.path.rpartition(".")[0], n.norm) for n in weights]
+    upstream = [(layer, layer, layers[layer]) for _, layer, _ in named if layer in layers]
+    reported = set()
+    for what, found in (("gradient norm", named), ("upstream gradient norm", upstream)):
+        for kind, path, layer, text in beside_the_end(found, growth):
+            if layer not in reported:
+                reported.add(layer)
+                yield kind, path, log.steps[0], f"{what} {text}"
 
 
 def beside_the_end(found, growth):
-    """What stands out in [(path, layer, norm)], in the order of depth."""
+    """What stands out in [(path, layer, norm)], in the order of depth.
+
+    Each is compared with the geometric mean of the last three, or of as many as are behind it.
+    """
     found = [entry for entry in found if 0 < entry[2] < math.inf]
-    norms = [norm for *_, norm in found[-3:]]
-    end = math.exp(sum(map(math.log, norms)) / len(norms)) if norms else 0
-    for path, layer, norm in found:
+    for i, (path, layer, norm) in enumerate(found[:-1]):
+        behind = [norm for *_, norm in found[max(i + 1, len(found) - 3) :]]
+        end = math.exp(sum(map(math.log, behind)) / len(behind))
         text = f"{norm:.2g}, that next to the output is {end:.2g}"
         if norm > end * growth:
             yield "exploding", path, layer, text
@@ -220,24 +240,42 @@ def beside_the_end(found, growth):
             yield "vanishing", path, layer, text
 
 
-def growing(flow, growth):
-    first = {}
-    for r in flow.parameters:
-        start = first.setdefault(r.path, r)
-        if r.role == "weight" and 0 < start.grad_norm * growth < r.grad_norm < math.inf:
-            times = r.grad_norm / start.grad_norm
-            text = f"gradient norm {r.grad_norm:.2g}, {times:.3g} times that of step {start.step}"
-            yield "growing", r.path, r.step, text
+def lasting(seen, logs):
+    """What was so at the first step, or at half of the steps: not what one wild step did."""
+    entries = {}
+    for entry in seen:
+        entries.setdefault(entry[:2], []).append(entry)
+    for found in entries.values():
+        if found[0][2] == logs[0].steps[0] or 2 * len(found) >= len(logs):
+            yield from found
 
 
-def off_guide(flow, ratio):
+def growing(logs, growth):
+    for path, records in by_path(r for log in logs for r in log.parameters).items():
+        start = records[0]
+        for r in records:
+            if r.role == "weight" and 0 < start.grad_norm * growth < r.grad_norm:
+                times = r.grad_norm / start.grad_norm
+                then = f"that of step {start.step}"
+                text = f"gradient norm {r.grad_norm:.2g}, {times:.3g} times {then}"
+                yield "growing", path, r.step, text
+
+
+def off_guide(logs, ratio):
     """By the median over the steps: a single step says little, and Adam's first is a large one."""
-    weights = {}
-    for r in flow.parameters:
-        if r.role == "weight" and r.value_norm and 0 < r.grad_norm < math.inf:
-            weights.setdefault(r.path, []).append(r)
-    for path, records in weights.items():
-        median = statistics.median(r.update_ratio for r in records)
+    parameters = by_path(r for log in logs for r in log.parameters)
+    trained = any(r.update_norm for records in parameters.values() for r in records)
+    if parameters and not trained and len(logs) > 1:
+        text = f"no Parameter changed in {len(logs)} recorded steps"
+        yield "not updated", "", logs[0].steps[0], text
+    for path, records in parameters.items():
+        ratios = [r.update_ratio for r in records if r.update_norm and r.value_norm]
+        still = not any(r.update_norm for r in records)
+        if trained and still and any(r.grad_norm for r in records):
+            yield "not updated", path, records[0].step, "its value is what it was"
+        if records[0].role != "weight" or not ratios:
+            continue
+        median = statistics.median(ratios)
         text = f"an update changes it by {median:.1e} of its norm (median), the guide is {GUIDE:g}"
         if median > GUIDE * ratio:
             yield "update too large", path, records[0].step, text
@@ -245,12 +283,19 @@ def off_guide(flow, ratio):
             yield "update too small", path, records[0].step, text
 
 
-def leaf_records(flow):
+def by_path(records):
+    """{path: [records]}, in the order in which they come."""
+    found = {}
+    for record in records:
+        found.setdefault(record.path, []).append(record)
+    return found
+
+
+def leaf_records(log):
     """Layer records without those of containers, which say again what their layers say."""
-    containers = {""} | {
+    containers = {
         ".".join(pieces[:i])
-        for pieces in {tuple(r.path.split(".")) for r in flow.layers}
-        for i in range(1, len(pieces))
+        for pieces in {tuple(r.path.split(".")) for r in log.layers if r.path}
+        for i in range(len(pieces))
     }
-    found = [r for r in flow.layers if r.path not in containers]
-    return found or flow.layers  # a model that is one layer
+    return [r for r in log.layers if r.path not in containers]

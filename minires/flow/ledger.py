@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.core import Observer, observe
+from minires.flow.losses import default_loss
 from minires.flow.records import ResidualRecord, ratio
 from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual
-from minires.losses import SoftmaxCrossEntropy
+from minires.layers.containers import expect_layer
 from minires.ops import default as default_ops
 
 
@@ -74,15 +75,16 @@ class Ledger(Observer):
             self.parts[self.ends[id(layer)]] = dx
         if id(layer) in self.blocks:
             path = self.blocks[id(layer)]
-            parts = [self.parts.pop((path, end)) for end in ("shortcut", "branch")]
-            self.write(path, dy, *parts, dx)
+            parts = [self.parts.pop((path, end), None) for end in ("shortcut", "branch")]
+            if path in self.forward and all(part is not None for part in parts):
+                self.write(path, dy, *parts, dx)  # a user's block may have left a path out
 
     def write(self, path, dy, shortcut, branch, dx):
         """The record of one block."""
         norms = [self.norm(array) for array in (dy, shortcut, branch, dx)]
         dy_norm, s, b, dx_norm = norms
         together = self.inner_product(shortcut, branch)
-        x_norm, f_norm = self.forward[path]
+        x_norm, f_norm = self.forward.pop(path)
         self.records.append(
             ResidualRecord(
                 step=self.step,
@@ -115,7 +117,7 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False, ops=defau
     x : (N, ...) float
     labels : (N,) int, or (N, K)
     loss : object with forward and backward, optional
-        SoftmaxCrossEntropy() if left out.
+        SoftmaxCrossEntropy() if left out, CategoricalCrossEntropy() behind a Softmax.
     keep_arrays : bool
         Whether the gradients themselves are wanted too.
     ops : module
@@ -139,7 +141,7 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False, ops=defau
     ----------
     He et al. (2016), arXiv:1603.05027, equation 5: dL/dx = dL/dy (1 + dF/dx).
     """
-    loss = SoftmaxCrossEntropy() if loss is None else loss
+    loss = default_loss(expect_layer("residual_ledger", "model", model), loss)
     ledger = Ledger(model, 0, ops.statistics, ops.inner_product, keep_arrays=keep_arrays)
     with undisturbed(model), observe(model, ledger):  # a fused model refuses here
         if not ledger.blocks:

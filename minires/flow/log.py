@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, fields
@@ -24,6 +25,7 @@ class FlowLog:
 
     def __init__(self, records=()):
         self.layers, self.parameters, self.residuals, self.histograms = [], [], [], []
+        self._steps = 0, {}  # how many records there were, and those of each step
         for record in records:
             self.add(record)
 
@@ -43,7 +45,16 @@ class FlowLog:
     @property
     def steps(self):
         """The recorded steps, each once, in order."""
-        return sorted({record.step for record in self.records})
+        return sorted(self._by_step())
+
+    def _by_step(self):
+        """{step: its records}, sorted out anew when records have come."""
+        if self._steps[0] != len(self):
+            by_step = {}
+            for record in self.records:
+                by_step.setdefault(record.step, []).append(record)
+            self._steps = len(self), by_step
+        return self._steps[1]
 
     def at(self, step):
         """A FlowLog of one step.
@@ -53,11 +64,11 @@ class FlowLog:
         ValueError
             If the step was not recorded; the message lists those that were.
         """
-        steps = self.steps
-        if step not in steps:
+        if step not in self._by_step():
+            steps = self.steps
             shown = ", ".join(map(str, steps[:8])) + (", ..." if len(steps) > 8 else "")
             raise ValueError(f"FlowLog expects a recorded step ({shown or 'none'}), got {step!r}")
-        return FlowLog(record for record in self.records if record.step == step)
+        return FlowLog(self._by_step()[step])
 
     def gradient_norms(self, step):
         """[GradientNorm] of the weights at a recorded step, for `plots.gradient_norms`."""
@@ -67,7 +78,8 @@ class FlowLog:
     def to_csv(self, path):
         """Write one line a record: its kind, then the columns of all kinds, most of them empty.
 
-        `pandas.read_csv` reads it; `frame[frame.kind == "residual"]` are the residual blocks.
+        `pandas.read_csv` reads it; `frame[frame.kind == "residual"]` are the residual blocks. The
+        path of the model itself is empty, which pandas takes for missing.
         """
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["kind", *COLUMNS])
@@ -101,21 +113,22 @@ class FlowLog:
             If the file cannot be read.
         """
         path = Path(path)
-        if path.suffix not in (".csv", ".jsonl"):
+        if path.suffix.lower() not in (".csv", ".jsonl"):
             raise ValueError(f"FlowLog.read expects a .csv or .jsonl file, got {str(path)!r}")
+        rows = csv_rows if path.suffix.lower() == ".csv" else json_rows
         log = FlowLog()
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # with a BOM or without
+            lines = Counted(file)
             try:
-                rows = csv_rows(file) if path.suffix == ".csv" else map(json_row, file)
-                for row in rows:
+                for row in rows(lines):
                     log.add(as_record(row))
-            except (ValueError, csv.Error) as error:
-                line = len(log) + 1 + (path.suffix == ".csv" and "header" not in str(error))
+            except (ValueError, RecursionError, csv.Error) as error:
+                line = max(lines.read, 1)
                 raise ValueError(f"FlowLog.read: line {line} of {path}: {error}") from None
         return log
 
     def __len__(self):
-        return len(self.records)
+        return sum(map(len, self._lists().values()))
 
     def __repr__(self):
         counts = ", ".join(
@@ -125,20 +138,34 @@ class FlowLog:
         return f"{type(self).__name__}({len(self.steps)} steps, {counts})"
 
 
-def csv_rows(file):
+class Counted:
+    """The lines of a file; `read` is how many of them were."""
+
+    def __init__(self, file):
+        self.file, self.read = file, 0
+
+    def __iter__(self):
+        for line in self.file:
+            self.read += 1
+            yield line
+
+
+def csv_rows(lines):
     """The dicts of a file with a header."""
-    rows = csv.DictReader(file)
+    rows = csv.DictReader(iter(lines))
     if rows.fieldnames and "kind" not in rows.fieldnames:
         raise ValueError(f"expected a header with a column kind, got {rows.fieldnames[:3]}")
-    return rows
+    yield from rows
 
 
-def json_row(line):
-    """The dict of one line."""
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, got {line.strip()[:40]}")
-    return row
+def json_rows(lines):
+    """The dicts of a file with one JSON object a line."""
+    for line in lines:
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"expected an object, got {line.strip()[:40]}")
+            yield row
 
 
 def as_record(row):
@@ -149,14 +176,14 @@ def as_record(row):
     ValueError
         If its kind is unknown, or a field is missing or of another type.
     """
-    kind = KINDS.get(row.get("kind"))
-    if kind is None:
-        raise ValueError(f"expected a kind out of {', '.join(KINDS)}, got {row.get('kind')!r}")
-    hints = typing.get_type_hints(kind)
-    missing = [name for name in hints if name not in row]
+    name = row.get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        raise ValueError(f"expected a kind out of {', '.join(KINDS)}, got {name!r}")
+    hints = typing.get_type_hints(KINDS[name])
+    missing = [field for field in hints if field not in row]
     if missing:
-        raise ValueError(f"expected {', '.join(missing)} in a {row['kind']} record, got none")
-    return kind(**{name: as_type(name, row[name], hint) for name, hint in hints.items()})
+        raise ValueError(f"expected {', '.join(missing)} in a {name} record, got none")
+    return KINDS[name](**{field: as_type(field, row[field], hints[field]) for field in hints})
 
 
 def as_type(name, value, hint):
@@ -166,10 +193,34 @@ def as_type(name, value, hint):
             return None
         hint = typing.get_args(hint)[0]
     try:
-        if typing.get_origin(hint) is tuple:
-            return tuple(int(v) for v in (value.split() if isinstance(value, str) else value))
-        if hint is str and not isinstance(value, str):
-            raise TypeError
-        return hint(value)
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError(f"expected {name} to be {hint.__name__}, got {value!r}") from None
+        return READ[hint](value)
+    except (TypeError, ValueError, OverflowError):
+        wanted = getattr(hint, "__name__", hint)
+        raise ValueError(f"expected {name} to be {wanted}, got {value!r}") from None
+
+
+def whole(value):
+    """An int, also from 3.0 or "3.0", as pandas writes a column in which some are missing."""
+    number = float(value)
+    if isinstance(value, bool) or not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+def number(value):
+    """A float; missing is NaN, as pandas writes it."""
+    return math.nan if value in (None, "") else float(value)
+
+
+def text(value):
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def several(value):
+    """Counts, from a list or from "1 0 7"."""
+    return tuple(whole(v) for v in (value.split() if isinstance(value, str) else value))
+
+
+READ = {int: whole, float: number, str: text, tuple[int, ...]: several}

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+from minires.core import Parameter, join_path
+from minires.flow.losses import default_loss
 from minires.flow.undisturbed import undisturbed
-from minires.layers import Conv2d, Dense
-from minires.losses import SoftmaxCrossEntropy
+from minires.layers.containers import expect_layer
+from minires.ops import default as default_ops
 from minires.optimizers import gradient_norm
 
 
@@ -14,7 +16,7 @@ class GradientNorm(NamedTuple):
     Attributes
     ----------
     depth : int
-        1 for the first layer with weights; shortcut projections are left out, as in "ResNet-56".
+        1 for the first weight; those in shortcuts are left out, as in "ResNet-56".
     path : str
         Of the weight.
     norm : float
@@ -27,7 +29,9 @@ class GradientNorm(NamedTuple):
 
 
 def gradient_norms(model, x, labels, *, loss=None):
-    """The gradient norm of every convolution and dense weight, in the order of depth.
+    """The gradient norm of every weight that is a matrix or a stack of them, in order of depth.
+
+    Those of convolutions, dense layers and of your own layers; not biases and norms.
 
     One forward pass in training mode and one backward pass; weights, gradients, running statistics
     and random streams are left as they were.
@@ -38,26 +42,32 @@ def gradient_norms(model, x, labels, *, loss=None):
     x : (N, ...) float
     labels : (N,) int, or (N, K)
     loss : object with forward and backward, optional
-        SoftmaxCrossEntropy() if left out.
+        SoftmaxCrossEntropy() if left out, CategoricalCrossEntropy() behind a Softmax.
 
     Returns
     -------
     norms : list of GradientNorm
     """
-    loss = SoftmaxCrossEntropy() if loss is None else loss
+    loss = default_loss(expect_layer("gradient_norms", "model", model), loss)
     with undisturbed(model):
         loss.forward(model.forward(x, training=True), labels)
         model.backward(loss.backward())
         return [
-            GradientNorm(depth, f"{path}.weight", gradient_norm([layer.weight], ops=layer.ops))
-            for depth, (path, layer) in enumerate(weight_layers(model), start=1)
+            GradientNorm(depth, path, gradient_norm([weight], ops=ops))
+            for depth, (path, weight, ops) in enumerate(weights(model), start=1)
         ]
 
 
-def weight_layers(model):
-    """[(path, layer)] of the convolutions and dense layers, without those in shortcuts."""
-    return [
-        (path, layer)
-        for path, layer in model.named_layers()
-        if isinstance(layer, Conv2d | Dense) and "shortcut" not in path.split(".")
-    ]
+def weights(model):
+    """[(path, Parameter, op set of its layer)] of the weights with a depth, each once.
+
+    That is: of role "weight", with at least two axes, in no shortcut.
+    """
+    found = {}
+    for path, layer in model.named_layers():
+        for name, value in vars(layer).items():
+            deep = isinstance(value, Parameter) and value.role == "weight" and value.value.ndim > 1
+            if deep and "shortcut" not in path.split("."):
+                ops = getattr(layer, "ops", default_ops)
+                found.setdefault(id(value), (join_path(path, name), value, ops))
+    return list(found.values())

@@ -7,16 +7,18 @@ import weakref
 import numpy as np
 
 from minires.checks import expect_int
-from minires.core import Layer, Observer, observe
+from minires.core import Observer, observe, take_off
 from minires.flow.ledger import Ledger
 from minires.flow.log import FlowLog
-from minires.flow.norms import weight_layers
+from minires.flow.norms import weights
 from minires.flow.records import HistogramRecord, LayerRecord, ParameterRecord, ratio
 from minires.layers import ReLU
+from minires.layers.containers import expect_layer
 from minires.ops import default as default_ops
 
 BINS = 40
-ROWS = 256
+ROWS = 256  # looked at together
+FEWEST_ROWS = 16
 
 
 class FlowRecorder(FlowLog):
@@ -26,18 +28,19 @@ class FlowRecorder(FlowLog):
             fit(model, data, optimizer, epochs=2)
         plots.ledger(flow)
 
-    A step is one forward pass with training=True and the backward pass behind it; evaluation is
-    not looked at, and a step without a backward pass leaves no record. Outputs and gradients are
-    the same bits with and without a recorder, and it comes off after an error too. The records of
-    a step are complete when the next one begins, or the block ends: only then is it known what the
-    optimiser did.
+    A step is one forward pass with training=True and the first backward pass behind it. Evaluation
+    is not looked at, nor are measurements such as `gradient_norms` inside the block, and a step
+    without a backward pass leaves no record. Outputs and gradients are the same bits with and
+    without a recorder, and it comes off after an error too. The records of a step are complete when
+    the next one begins, or the block ends: only then is it known what the optimiser did.
 
     Parameters
     ----------
     model : Layer
         Not fused: the outputs between the steps of a fused layer are never computed.
     every : int
-        Record the first step and every `every`-th after it. The others are not slowed down.
+        Record the first step and every `every`-th after it. The others are not slowed down. Where
+        the backward pass of a step that is due does not come, the next is recorded instead.
     keep_arrays : bool or list of paths
         Copy outputs and gradients themselves, of all layers or of some, into `arrays`.
     histograms : bool or list of paths
@@ -62,15 +65,13 @@ class FlowRecorder(FlowLog):
 
     def __init__(self, model, every=1, *, keep_arrays=False, histograms=False, ops=default_ops):
         super().__init__()
-        if not isinstance(model, Layer):
-            raise TypeError(f"FlowRecorder expects model to be a Layer, got {type(model).__name__}")
-        self.model = model
+        self.model = expect_layer("FlowRecorder", "model", model)
         self.every = expect_int("FlowRecorder", "every", every)
         self.ops = ops
         self.arrays = {}
         self.keep = chosen_paths(model, "keep_arrays", keep_arrays)
         self.count = chosen_paths(model, "histograms", histograms)
-        self.passes = 0
+        self.passes, self._due = 0, 1
         self._gate = self._step = None
 
     def __enter__(self):
@@ -83,50 +84,37 @@ class FlowRecorder(FlowLog):
         return self
 
     def __exit__(self, error, *_):
-        self._detach()
-        remove(self.model, self._gate)
-        unseen, start, self._gate = self._gate.inference_passes, self._gate.start, None
-        if self._step is not None:
-            self._write()
-        if error is None and self.passes == start and unseen:
-            warnings.warn(
-                f"FlowRecorder saw no training step, only {unseen} forward passes in inference "
-                f"mode: call model.forward(x, training=True)",
-                UserWarning,
-                stacklevel=2,
-            )
+        self._end_step()
+        gate, self._gate = self._gate, None
+        take_off(self.model, gate)
+        if error is None and gate.advice:
+            warnings.warn(f"FlowRecorder {gate.advice}", UserWarning, stacklevel=2)
 
     def _begin(self):
         """A training forward begins, so the update of the step before it is done."""
-        self._detach()
-        if self._step is not None:
-            self._write()
+        self._end_step()
         self.passes += 1
-        if (self.passes - 1) % self.every == 0:
+        if self.passes >= self._due:
             self._step = StepObserver(self, self.passes)
-            for _, layer in self.model.named_layers():
-                layer.observers = (*layer.observers, self._step)
+            self._step.attach()
 
-    def _detach(self):
-        """Take the observer of the step off; forget a step whose backward pass never came."""
-        if self._step is not None:
-            for _, layer in self.model.named_layers():
-                remove(layer, self._step)
-            if not self._step.complete:
-                self._step = None
+    def _complete(self, step):
+        """The backward pass of a recorded step is through."""
+        step.detach()
+        self._due = step.number + self.every
+        self._gate.completed += 1
 
-    def _write(self):
-        """Keep the records of a step that is complete."""
+    def _end_step(self):
+        """Keep the records of a recorded step; one without a backward pass leaves none."""
         step, self._step = self._step, None
-        for record in step.records():
-            self.add(record)
-        if step.arrays:
-            self.arrays[step.number] = step.arrays
-
-
-def remove(layer, observer):
-    """Take one observer off a layer, and leave the others."""
-    layer.observers = tuple(other for other in layer.observers if other is not observer)
+        if step is None:
+            return
+        step.detach()
+        if step.complete:
+            for record in step.records():
+                self.add(record)
+            if step.arrays:
+                self.arrays[step.number] = step.arrays
 
 
 def chosen_paths(model, name, chosen):
@@ -134,28 +122,54 @@ def chosen_paths(model, name, chosen):
     paths = [path for path, _ in model.named_layers()]
     if isinstance(chosen, bool):
         return set(paths) if chosen else set()
-    if isinstance(chosen, str):
-        chosen = [chosen]
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if not isinstance(chosen, list | tuple | set):
+        raise TypeError(f"FlowRecorder expects {name} as True, False or paths, got {chosen!r}")
     for path in chosen:
         if path not in paths:
-            raise ValueError(f"FlowRecorder expects {name} to be paths of layers, got {path!r}")
+            raise ValueError(
+                f"FlowRecorder expects {name} to be paths of layers ({', '.join(paths[1:4])}, "
+                f"...), got {path!r}"
+            )
     return set(chosen)
 
 
 class Gate(Observer):
-    """Sits on the model alone and tells the recorder that a training pass begins."""
+    """Sits on the model alone and tells the recorder that a training pass begins.
+
+    Attributes
+    ----------
+    training, inference, completed : int
+        Forward passes in the two modes, and recorded steps, since the block began.
+    """
 
     forward_only = True
 
     def __init__(self, recorder):
-        self.recorder, self.start = recorder, recorder.passes
-        self.inference_passes = 0
+        self.recorder = recorder
+        self.training = self.inference = self.completed = 0
 
     def before_forward(self, layer, x, training):
         if training:
+            self.training += 1
             self.recorder._begin()
         else:
-            self.inference_passes += 1
+            self.inference += 1
+
+    @property
+    def advice(self):
+        """What to tell somebody who ran the model and has no record of it."""
+        if self.inference and not self.training:
+            return (
+                f"saw no training step, only {self.inference} forward passes in inference mode: "
+                f"call model.forward(x, training=True)"
+            )
+        if self.training and not self.completed and self.recorder.passes >= self.recorder._due:
+            return (
+                f"saw no backward pass behind {self.training} forward passes in training mode: "
+                f"call model.backward(loss.backward())"
+            )
+        return ""
 
 
 class StepObserver(Observer):
@@ -168,6 +182,7 @@ class StepObserver(Observer):
     """
 
     def __init__(self, recorder, number):
+        self.recorder = recorder
         self.number, self.model, self.ops = number, recorder.model, recorder.ops
         self.keep, self.count = recorder.keep, recorder.count
         self.paths = {id(layer): path for path, layer in self.model.named_layers()}
@@ -176,10 +191,23 @@ class StepObserver(Observer):
         self.ledger = Ledger(self.model, number, self.statistics, self.ops.inner_product)
         self.forward, self.backward, self.dead = {}, {}, {}
         self.histograms, self.arrays = [], {}
-        self.values, self.gradient_norms = {}, {}
+        self.before = []
         self.complete = False
 
+    def attach(self):
+        """Watch every layer, until `detach`."""
+        self.layers = [layer for _, layer in self.model.named_layers()]
+        for layer in self.layers:
+            layer.observers = (*layer.observers, self)
+
+    def detach(self):
+        """Watch nothing more; layers that have left the model meanwhile are let go, too."""
+        for layer in self.layers:
+            take_off(layer, self)
+
     def after_forward(self, layer, x, y, training):
+        if not training:
+            return
         path = self.paths[id(layer)]
         self.forward[path] = self.statistics(y)
         if isinstance(layer, ReLU):
@@ -208,9 +236,11 @@ class StepObserver(Observer):
         """The pass is through: the gradients are complete, and the optimiser has not acted yet."""
         self.complete = True
         self.statistics.forget()
+        depths = {id(weight): i for i, (_, weight, _) in enumerate(weights(self.model), start=1)}
         for path, parameter in self.model.named_parameters():
-            self.values[path] = parameter.value.copy()
-            self.gradient_norms[path] = self.ops.statistics(parameter.grad).norm
+            norm, depth = self.ops.statistics(parameter.grad).norm, depths.get(id(parameter))
+            self.before.append((path, parameter, parameter.value.copy(), norm, depth))
+        self.recorder._complete(self)
 
     def records(self):
         """All records of the step, once the optimiser has acted, in the order of the model."""
@@ -235,18 +265,20 @@ class StepObserver(Observer):
         return LayerRecord(self.number, path, name, **numbers, dead=self.dead.get(path))
 
     def parameter_records(self):
-        depths = {f"{path}.weight": i for i, (path, _) in enumerate(weight_layers(self.model), 1)}
-        for path, parameter in self.model.named_parameters():
-            before = self.values[path]
+        """Those of the Parameters that are still in the model."""
+        now = {id(parameter) for parameter in self.model.parameters()}
+        for path, parameter, before, grad_norm, depth in self.before:
+            if id(parameter) not in now:
+                continue
             value = self.ops.statistics(before).norm
             update = self.ops.statistics(parameter.value - before).norm
             yield ParameterRecord(
                 step=self.number,
                 path=path,
                 role=parameter.role,
-                depth=depths.get(path),
+                depth=depth,
                 value_norm=value,
-                grad_norm=self.gradient_norms[path],
+                grad_norm=grad_norm,
                 update_norm=update,
                 update_ratio=ratio(update, value),
             )
@@ -271,8 +303,10 @@ class Remembering:
 
 
 def dead_share(y):
-    """The share of channels that are 0 in every row of y, (..., C)."""
+    """The share of channels that are 0 in every row of y, (..., C); None for a few rows."""
     rows = y.reshape(-1, y.shape[-1])
+    if len(rows) < FEWEST_ROWS:
+        return None
     dead = np.ones(rows.shape[1], bool)
     for start in range(0, len(rows), ROWS):
         dead &= ~rows[start : start + ROWS].any(axis=0)

@@ -14,7 +14,7 @@ class LayerRecord:
     Attributes
     ----------
     step : int
-        From 1: the training passes (forward and backward) since the recorder was made.
+        From 1: forward passes with training=True since the recorder was made.
     path : str
         Dotted; "" is the model itself.
     layer : str
@@ -27,7 +27,8 @@ class LayerRecord:
         Of the gradient that it passes on.
     dead : float or None
         For a ReLU: the share of units that gave 0 for every example (and every pixel) of the
-        batch. A unit is one channel or feature, the last axis.
+        batch. A unit is one channel or feature, the last axis. None for other layers, and where
+        the batch has less than 16 rows: half of all units are 0 for a single example.
     """
 
     step: int
@@ -58,7 +59,7 @@ class ParameterRecord:
     path : str
     role : {"weight", "bias", "norm"}
     depth : int or None
-        For the weight of a layer outside shortcuts: 1 for the one next to the input.
+        For weights with at least two axes outside shortcuts: 1 for the one next to the input.
     value_norm : float
         Before the update.
     grad_norm : float
@@ -100,7 +101,7 @@ class ResidualRecord:
         <shortcut part, dx> / ||dx||^2; the branch has the rest, so that shares add up to 1. Outside
         [0, 1] one path works against the sum.
     x_norm, f_norm : float
-        Of x and of F(x), the output of the branch.
+        Of x, and of F(x) as the branch layer gives it.
     branch_ratio : float
         ||F(x)|| / ||x||.
     """

@@ -20,13 +20,12 @@ class Fused(Layer):
 
     @observers.setter
     def observers(self, observers):
-        self._observers = observers
         if not all(observer.coarse for observer in observers):
-            self._observers = ()
             raise RuntimeError(
                 f"{type(self).__name__} expects no recorder: the outputs between its steps are "
                 f"never computed; record the model that `fuse` was given"
             )
+        self._observers = observers
 
     def _norm_forward(self, norm, kind, x, training, *residual, moments=None):
         """One of the fused batch norms; its running statistics move in training."""

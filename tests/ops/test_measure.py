@@ -75,6 +75,16 @@ def test_nan_and_infinity_are_told_in_silence(ops):
 
 
 @BOTH
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e160, 1e300])
+def test_squares_that_leave_the_range_of_floats_do_no_harm(ops, size):
+    x = size * np.array([3.0, -4.0, 0.0, 0.0])
+    assert ops.statistics(x) == pytest.approx(
+        (5 * size, -0.25 * size, math.sqrt(99 / 16) * size, 0.5), rel=1e-12, abs=0
+    )
+    assert ops.statistics(np.full(3, 1e38, np.float32)).norm == pytest.approx(1e38 * 3**0.5)
+
+
+@BOTH
 def test_an_array_without_numbers_has_none(ops):
     assert all(map(math.isnan, ops.statistics(np.zeros((0, 3)))))
     assert ops.inner_product(np.zeros(0), np.zeros(0)) == 0

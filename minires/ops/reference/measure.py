@@ -58,7 +58,23 @@ def statistics(x):
     flat = x.reshape(-1)
     chunks = [flat[i : i + IN_CACHE] for i in range(0, flat.size, IN_CACHE)]
     found = [sums_of(chunk.astype(np.float64)) for chunk in chunks]
-    return join(np.reshape(found, (-1, 4)), np.array([chunk.size for chunk in chunks]))
+    sizes = np.array([chunk.size for chunk in chunks])
+    return within_range(statistics, x, join(np.reshape(found, (-1, 4)), sizes))
+
+
+def within_range(statistics, x, found):
+    """`found`, or the statistics of x anew, scaled, if its squares were too large or too small.
+
+    A norm of 1e-170 is not 0, though its square is.
+    """
+    if found.norm not in (0, math.inf) or found.zeros == 1:
+        return found
+    largest = float(np.abs(x).max())
+    if not 0 < largest < math.inf:
+        return found
+    scaled = statistics(x / largest)
+    norm, mean, std = (float(v) * largest for v in scaled[:3])
+    return Statistics(norm, mean, std, scaled.zeros)
 
 
 def sums_of(x):
