@@ -11,7 +11,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from minires.core import Layer
 from minires.flow.paths import gradient_by_path_length, path_counts, share_of_paths
 from minires.fusion import fuse
-from minires.layers import BatchNorm2d, Conv2d, Dense, Dropout, Identity, ReLU, Residual, Sequential
+from minires.layers import (
+    BatchNorm2d,
+    Conv2d,
+    Dense,
+    Dropout,
+    Identity,
+    ReLU,
+    Residual,
+    Sequential,
+    Softmax,
+)
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import cifar_resnet
 
@@ -226,3 +236,28 @@ def test_images_of_the_wrong_shape_are_refused_with_the_layer_that_refuses_them(
     model = Sequential(Conv2d(1, 2, 3, rng=0, dtype=np.float64))
     with pytest.raises(ValueError, match=r"Conv2d expects x of shape \(N, H, W, 1\)"):
         gradient_by_path_length(model, X[..., 0], Y)
+
+
+def test_a_model_that_ends_in_a_softmax_is_measured_on_its_probabilities():
+    model = Sequential(*chain(2), Softmax())
+    found = gradient_by_path_length(model, ROWS, CLASSES)
+    expected = gradient_by_path_length(chain(2), ROWS, CLASSES)
+    assert_allclose(found.parts, expected.parts, rtol=1e-10, atol=1e-15)
+    on_logits = gradient_by_path_length(model, ROWS, CLASSES, loss=SoftmaxCrossEntropy())
+    assert not np.allclose(on_logits.total, expected.total)
+
+
+def test_a_layer_whose_backward_uses_its_cache_up_is_named():
+    class Once(Layer):
+        def _forward(self, x, training):
+            return x, [x]
+
+        def _backward(self, dy, cache):
+            cache.pop()
+            return dy
+
+    model = Sequential(dense(0), Residual(Sequential(dense(1), once=Once())))
+    with pytest.raises(RuntimeError, match=r"can be called several times .* second of Once") as e:
+        gradient_by_path_length(model, ROWS, CLASSES)
+    assert e.value.__notes__ == ["in layer 1.branch.once"]
+    assert "got IndexError (pop from empty list)" in str(e.value)

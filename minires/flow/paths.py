@@ -8,12 +8,12 @@ from itertools import zip_longest
 import numpy as np
 
 from minires.checks import expect_int
-from minires.core import retain_caches
+from minires.core import add_path, retain_caches
+from minires.flow.losses import default_loss
 from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual, Sequential
 from minires.layers.containers import expect_layer
 from minires.layers.fused import Fused
-from minires.losses import SoftmaxCrossEntropy
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def gradient_by_path_length(model, x, labels, *, loss=None):
     x : (N, ...) float
     labels : (N,) int, or (N, K)
     loss : object with forward and backward, optional
-        SoftmaxCrossEntropy() if left out.
+        If left out, the cross-entropy that fits the model: see `default_loss`.
 
     Returns
     -------
@@ -93,6 +93,8 @@ def gradient_by_path_length(model, x, labels, *, loss=None):
     ValueError
         If it has a fused layer, or a layer of another kind with a Residual inside: their paths
         cannot be told apart.
+    RuntimeError
+        If the backward of a layer can be called only once after its forward.
 
     Notes
     -----
@@ -111,12 +113,12 @@ def gradient_by_path_length(model, x, labels, *, loss=None):
     """
     expect_layer("gradient_by_path_length", "model", model)
     expect_known_paths(model)
-    loss = SoftmaxCrossEntropy() if loss is None else loss
+    loss = default_loss(model, loss)
     with repeatable(model):
         loss.forward(model.forward(x, training=True), labels)
         dy = loss.backward()
         total = model.backward(dy)
-        parts = by_length(model, [dy], lambda layer, part: layer.backward(part))
+        parts = by_length(model, [dy], backward_again)
     counts = by_length(model, [1], lambda layer, count: count)
     return PathGradients(np.stack(parts), total.copy(), counts)
 
@@ -127,14 +129,39 @@ def by_length(layer, parts, backward):
     With counts instead of gradients, and nothing to do in a layer, it counts paths.
     """
     if type(layer)._backward is Residual._backward:
-        shortcut = by_length(layer.shortcut, parts, backward)
-        branch = by_length(layer.branch, parts, backward)
+        with in_layer("shortcut"):
+            shortcut = by_length(layer.shortcut, parts, backward)
+        with in_layer("branch"):
+            branch = by_length(layer.branch, parts, backward)
         return [a + b for a, b in zip_longest(shortcut, [0, *branch], fillvalue=0)]
     if type(layer)._backward is Sequential._backward:
-        for _, child in reversed(layer.children()):
-            parts = by_length(child, parts, backward)
+        for name, child in reversed(layer.children()):
+            with in_layer(name):
+                parts = by_length(child, parts, backward)
         return parts
     return [backward(layer, part) for part in parts]
+
+
+def backward_again(layer, dy):
+    """`layer.backward` after an ordinary one, which went well."""
+    try:
+        return layer.backward(dy)
+    except Exception as error:
+        raise RuntimeError(
+            f"gradient_by_path_length expects a backward that can be called several times and "
+            f"leaves its cache as it is, got {type(error).__name__} ({error}) from the second of "
+            f"{type(layer).__name__}"
+        ) from error
+
+
+@contextlib.contextmanager
+def in_layer(name):
+    """An error that passes gets the name of a layer, as it does on its way out of a container."""
+    try:
+        yield
+    except Exception as error:
+        add_path(error, name)
+        raise
 
 
 def path_counts(blocks):
