@@ -8,7 +8,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minires import ops
 from minires.core import Layer, Parameter, retain_caches
-from minires.flow.jacobian import dense_jacobian, jacobian_singular_values, jvp
+from minires.flow import jacobian
+from minires.flow.jacobian import (
+    dense_jacobian,
+    jacobian_singular_values,
+    jvp,
+    linearised,
+    push,
+)
 from minires.fusion import fuse
 from minires.layers import (
     AvgPool2d,
@@ -193,22 +200,103 @@ def test_dropout_in_a_users_layer_keeps_its_mask(rng):
     assert_allclose(moved, y / x * v, rtol=1e-8, atol=1e-12)
 
 
-def test_a_users_layer_that_does_not_repeat_itself_is_refused(rng):
-    class Noisy(Identity):
-        def _forward(self, x, training):
-            return x + np.random.default_rng().standard_normal(x.shape), ()
+class Diagonal(Layer):
+    """y = f(x) number by number."""
 
-    with pytest.raises(
-        ValueError, match="of a Noisy come from differences, which expect a forward"
-    ):
-        jvp(Noisy(), np.ones((1, 2)), np.ones((1, 2)))
+    def __init__(self, f, derivative):
+        self.f, self.derivative = f, derivative
+
+    def _forward(self, x, training):
+        return self.f(x), x
+
+    def _backward(self, dy, x):
+        return dy * self.derivative(x)
+
+
+TANH = np.tanh, lambda x: 1 - np.tanh(x) ** 2
+ROUGH = {
+    "mixed scales": (*TANH, [1e4, 0.5, -1e-3]),
+    "steep": (lambda x: x**3, lambda x: 3 * x**2, [1e6, 0.5, 2]),
+    "kink": (abs, np.sign, [1e-7, -1e-9, 3]),
+}
+
+
+@pytest.mark.parametrize("name", ROUGH)
+def test_users_layers_are_exact_where_differences_would_not_be(name, rng):
+    f, derivative, numbers = ROUGH[name]
+    layer, x = Diagonal(f, derivative), np.array([numbers])
+    exact = derivative(x)
+    assert_array_equal(jvp(layer, x, np.ones(x.shape)), exact)
+    found = jacobian_singular_values(layer, x, 3)
+    assert_allclose(found, np.sort(abs(exact[0]))[::-1], rtol=1e-12, atol=1e-15)
+
+
+def test_the_jacobian_of_a_users_layer_is_found_once(rng):
+    calls = []
+
+    class Counted(Diagonal):
+        def _backward(self, dy, x):
+            calls.append(dy)
+            return super()._backward(dy, x)
+
+    layer, x = Counted(*TANH), rng.standard_normal((2, 3))
+    with linearised("test", layer, x, False) as (_, seen):
+        for _ in range(4):
+            push(layer, x, seen)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("limit", ["MOST_ROWS", "MOST_NUMBERS"])
+def test_a_large_layer_without_a_rule_goes_by_differences(limit, monkeypatch, rng):
+    x, v = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    model = Sequential(Diagonal(*TANH), Diagonal(*TANH))
+    exact = jvp(model, x, v)
+    monkeypatch.setattr(jacobian, limit, {"MOST_ROWS": 5, "MOST_NUMBERS": 36}[limit])
+    with linearised("test", model, x, False) as (_, seen):
+        found = push(model, v, seen)
+    last = [id(model[1])] if limit == "MOST_NUMBERS" else [id(layer) for layer in model]
+    assert list(seen.functions) == last  # the numbers are those of all layers together
+    assert (found != exact).any()
+    assert_allclose(found, exact, rtol=1e-8)
+    assert_array_equal(jvp(model, x, 0 * v), 0 * v)
+
+
+class Noisy(Identity):
+    def _forward(self, x, training):
+        return x + np.random.default_rng().standard_normal(x.shape), ()
+
+
+def test_a_users_layer_that_does_not_repeat_itself_has_the_jacobian_of_the_one_pass(rng):
+    v = rng.standard_normal((2, 3))
+    assert_array_equal(jvp(Noisy(), np.ones((2, 3)), v), v)
+
+
+def test_a_large_layer_that_does_not_repeat_itself_is_refused():
+    x = np.ones((1, 2049))
+    with pytest.raises(ValueError, match="of a Noisy this large come from differences, which exp"):
+        jvp(Noisy(), x, x)
+
+
+def test_an_error_on_the_way_names_the_layer():
+    class Once(Identity):
+        def _forward(self, x, training):
+            return x, [x]
+
+        def _backward(self, dy, cache):
+            cache.pop()
+            return dy
+
+    model, x = Sequential(ReLU(), deep=Residual(Sequential(Once()))), np.ones((2, 2))
+    with pytest.raises(IndexError) as caught:
+        jvp(model, x, x)
+    assert caught.value.__notes__ == ["in layer deep.branch.0"]
 
 
 def test_a_fused_block_has_the_singular_values_of_the_readable_one(rng):
     model = resnet8(4, input_shape=(8, 8, 1), **TRAINED)
-    x = rng.standard_normal((2, 8, 8, 1))
+    x = rng.standard_normal((1, 8, 8, 1))
     found = jacobian_singular_values(fuse(model), x, 3)
-    assert_allclose(found, jacobian_singular_values(model, x, 3), rtol=1e-6)
+    assert_allclose(found, jacobian_singular_values(model, x, 3), rtol=1e-8)
 
 
 def test_measuring_leaves_the_model_as_it_was(rng):

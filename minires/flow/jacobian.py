@@ -2,12 +2,13 @@
 
 import contextlib
 import copy
+import math
 
 import numpy as np
 
 from minires.checks import as_rng, expect_array, expect_int, expect_number
 from minires.core import Observer, observe
-from minires.flow.paths import repeatable
+from minires.flow.paths import in_layer, repeatable
 from minires.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -30,6 +31,8 @@ from minires.ops.reference.conv import pad, windows
 from minires.ops.reference.pool import flat_cells
 
 OVERSAMPLING = 4  # vectors in a block beyond those that are wanted: they speed up the last of them
+MOST_ROWS = 2048  # of the Jacobian of one layer without a rule, each a backward pass
+MOST_NUMBERS = 2**25  # in the Jacobians of all of them: 256 MB
 
 
 def jacobian_singular_values(
@@ -69,7 +72,9 @@ def jacobian_singular_values(
     With J the Jacobian, block Krylov: an orthonormal basis Q of the space of B, J^T J B,
     (J^T J)^2 B, ... for a random block B; the singular values of J Q grow towards those of J from
     below. New vectors are made orthogonal to all before them, twice. J v comes from `push`, J^T u
-    from `layer.backward`; J itself is never formed.
+    from `layer.backward`; the J of the whole is never formed. A layer of a kind that is not in
+    `RULES`, such as a user's, gets J v from its own backward or, if it is large, from differences:
+    see `without_rule`.
 
     Why blocks: a space that grows from one vector contains one direction for each *distinct* value,
     and Jacobians repeat theirs (global average pooling has 1 / sqrt(H W), N C times over).
@@ -144,8 +149,17 @@ def dense_jacobian(layer, x, *, training=False):
     jacobian : (y.size, x.size) float64
     """
     with linearised("dense_jacobian", layer, x, training) as (y, _):
-        rows = np.eye(y.size).reshape(y.size, *y.shape)
-        return np.stack([layer.backward(row).ravel() for row in rows])
+        return row_by_row(layer, y.shape, x.size)
+
+
+def row_by_row(layer, y_shape, x_size):
+    """(y.size, x.size): row i is what the backward pass makes of the i-th unit vector."""
+    jacobian = np.empty((math.prod(y_shape), x_size))
+    for i, row in enumerate(jacobian):
+        unit = np.zeros(y_shape)
+        unit.flat[i] = 1
+        row[...] = layer.backward(unit).ravel()
+    return jacobian
 
 
 def jvp(layer, x, v, *, training=False):
@@ -161,6 +175,11 @@ def jvp(layer, x, v, *, training=False):
     Returns
     -------
     dy : like y
+
+    Notes
+    -----
+    By the chain rule through Sequentials and Residuals, and a rule for each kind of layer; for
+    layers without one see `without_rule`.
     """
     with linearised("jvp", layer, x, training) as (_, seen):
         expect_array("jvp", "v", v, x.shape, dtype=x.dtype, like="x")
@@ -181,19 +200,23 @@ def rule_of(layer):
         same_forward = type(layer)._forward is kind._forward
         if same_forward and type(layer)._backward is kind._backward:
             return rule
-    return by_differences
+    return without_rule
 
 
 def through_sequential(layer, v, seen):
     """The chain rule."""
-    for child in layer:
-        v = push(child, v, seen)
+    for name, child in layer.children():
+        with in_layer(name):
+            v = push(child, v, seen)
     return v
 
 
 def through_residual(layer, v, seen):
     """Both paths, and the sum."""
-    return push(layer.shortcut, v, seen) + push(layer.branch, v, seen)
+    with in_layer("shortcut"):
+        shortcut = push(layer.shortcut, v, seen)
+    with in_layer("branch"):
+        return shortcut + push(layer.branch, v, seen)
 
 
 def itself(layer, v, seen):
@@ -224,11 +247,29 @@ def at_the_winner(layer, v, seen):
     return np.take_along_axis(cells, winner[:, :, :, None], axis=3)[:, :, :, 0]
 
 
-def by_differences(layer, v, seen):
-    """(f(x + h v) - f(x - h v)) / 2h with the layer's own forward, on a copy: about ten digits.
+def without_rule(layer, v, seen):
+    """J v for a layer of any other kind, such as a user's.
 
-    h v is 6e-6 of the largest number in x (of 1 if that is smaller): the cube root of the rounding
-    error, where it and the curvature together do least.
+    Its backward gives J^T u, and one for each number of y gives all of J, as exact as the backward
+    is. That is done once, unless J has more than 2048 rows, or 2^25 numbers together with those of
+    the layers in front: then `by_differences`.
+    """
+    if id(layer) in seen.functions:
+        return by_differences(layer, v, seen)
+    _, y_shape, _ = layer._cache
+    if id(layer) not in seen.jacobians:
+        seen.jacobians[id(layer)] = row_by_row(layer, y_shape, v.size)
+    return (seen.jacobians[id(layer)] @ v.ravel()).reshape(y_shape)
+
+
+def by_differences(layer, v, seen):
+    """(f(x + h v) - f(x - h v)) / 2h with the layer's own forward, on a copy.
+
+    The largest number of h v is 6e-6 of the largest in x (of 1 if that is smaller): the cube root
+    of the rounding error, where it and the curvature together do least. About ten digits are right
+    where f is smooth and the numbers in x are of one size. Where they are not, the step is long for
+    the small ones: tanh at 0.5 has three digits beside an x of 1e4. So it is within a step of a
+    kink: |x| at 1e-7 has none.
     """
     x, f = seen.inputs[id(layer)], seen.functions[id(layer)]
     largest = abs(v).max()
@@ -257,13 +298,18 @@ RULES = {
 
 
 class Seen(Observer):
-    """What differences need of the layers without a rule: their input, and a copy to move it in.
+    """What is known of the layers without a rule: all of J, or for differences x and a copy.
 
     Attributes
     ----------
+    jacobians : {id of a layer: (y.size, x.size) array}
+        Filled as they are asked for.
+    numbers : int
+        There will be in them.
     inputs : {id of a layer: (N, ...) array}
+        Of those whose Jacobian is too large to keep.
     functions : {id of a layer: callable}
-        x -> y, in the mode of the forward pass and with the random numbers of it.
+        x -> y of the same, in the mode of the forward pass and with the random numbers of it.
     """
 
     coarse = True
@@ -272,17 +318,23 @@ class Seen(Observer):
         layers = [inner for _, inner in layer.named_layers()]
         twins = [inner for _, inner in copy.deepcopy(layer).named_layers()]
         self.twins = {id(inner): twin for inner, twin in zip(layers, twins, strict=True)}
-        self.inputs, self.functions = {}, {}
+        self.jacobians, self.inputs, self.functions = {}, {}, {}
+        self.numbers = 0
 
     def after_forward(self, layer, x, y, training):
-        if rule_of(layer) is not by_differences:
+        if rule_of(layer) is not without_rule:
+            return
+        size = y.size * x.size
+        if y.size <= MOST_ROWS and self.numbers + size <= MOST_NUMBERS:
+            self.numbers += size
             return
         self.inputs[id(layer)] = x.copy()
         self.functions[id(layer)] = f = repeated(self.twins[id(layer)], training)
         if not np.array_equal(f(x), y, equal_nan=True):
             raise ValueError(
-                f"products with the Jacobian of a {type(layer).__name__} come from differences, "
-                f"which expect a forward that repeats itself, got another output for the same x"
+                f"products with the Jacobian of a {type(layer).__name__} this large come from "
+                f"differences, which expect a forward that repeats itself, got another output for "
+                f"the same x"
             )
 
 
