@@ -28,6 +28,8 @@ def cell(growth, autocorrelation):
         (0.0, math.nan, "vanishing"),
         (1.0, 0.29, "shattering"),
         (1e4, -0.01, "exploding, shattering"),
+        (math.nan, math.nan, "not finite"),
+        (math.inf, 0.9, "not finite"),
     ],
 )
 def test_the_verdict_follows_from_the_two_numbers(growth, autocorrelation, verdict):

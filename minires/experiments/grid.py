@@ -87,9 +87,11 @@ class Cell:
     def symptoms(self):
         """What is wrong with its gradient, from the numbers: a list of words, empty if healthy."""
         found = []
+        if not math.isfinite(self.growth):
+            found.append("not finite")
         if self.growth < 1 / GROWTH:
             found.append("vanishing")
-        if self.growth > GROWTH:
+        if GROWTH < self.growth < math.inf:
             found.append("exploding")
         if self.autocorrelation < SHATTERED:
             found.append("shattering")
@@ -169,8 +171,8 @@ def measure_cell(data, kind, norm, initializer, depth, seeds, steps, ops):
 
 
 def geometric_mean(values):
-    """exp(mean(log)), 0 if one of them is."""
-    return float(np.exp(np.log(values).mean())) if (values > 0).all() else 0.0
+    """exp(mean(log)), 0 if one of them is, NaN if one of them is."""
+    return 0.0 if (values == 0).any() else float(np.exp(np.log(values).mean()))
 
 
 class Ends(Observer):
@@ -255,6 +257,7 @@ def rows(grid):
         return Row(quantity, expected, sum(map(holds, cells)), math.nan, 0)
 
     bare = grid.select(kind="plain", norm=None, depth=deepest)
+    seen = [cell for cell in bare if not math.isnan(cell.autocorrelation)]  # a gradient arrives
     normed = grid.select(kind="plain", norm="batch", depth=deepest)
     saved = grid.select(kind="residual", norm=None, depth=deepest)
     both = grid.select(kind="residual", norm="batch")
@@ -262,7 +265,7 @@ def rows(grid):
     deep = [cell for cell in both if cell.depth == deepest and cell.initializer != "small"]
     return [
         count(f"plain-{deepest} without norm that vanish, of {every}", every, bare, vanishes),
-        count(f"plain-{deepest} without norm that shatter", 0, bare, shatters),
+        count(f"plain-{deepest} without norm that shatter, of {len(seen)}", 0, seen, shatters),
         count(f"plain-{deepest} with batch norm that explode, of {every}", every, normed, explodes),
         count(f"plain-{deepest} with batch norm that shatter, of {every}", every, normed, shatters),
         count(f"residual-{deepest} without norm that vanish", 0, saved, vanishes),

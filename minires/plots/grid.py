@@ -15,6 +15,7 @@ LOOKS = {
     ("exploding", "shattering"): {"facecolor": "#d98880", "hatch": "////xxxx"},
     ("vanishing", "shattering"): {"facecolor": "#9fb3cf", "hatch": "....xxxx"},
 }
+OTHER = {"facecolor": "0.8"}
 EDGE = "0.75"
 
 
@@ -64,7 +65,7 @@ def gradient_grid(grid, *, ax=None):
 
 def draw_cell(ax, cell, x, y):
     """Colour and hatch, the verdict, and the three numbers behind it."""
-    look = LOOKS[tuple(cell.symptoms)]
+    look = LOOKS.get(tuple(cell.symptoms), OTHER)
     ax.add_patch(Rectangle((x, y), 1, 1, edgecolor=EDGE, linewidth=0.8, **look))
     words = "\n".join(cell.symptoms) or "healthy"
     ordinary = cell.growth == 0 or 0.01 <= cell.growth < 1000
