@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from minires import keras
 from minires.flow.shattering import autocorrelation, input_gradients, line
 from minires.layers import BatchNorm2d, Dense, Dropout, ReLU, Sequential
 from minires.models import cifar_resnet
@@ -86,3 +87,18 @@ def test_a_line_keeps_shape_and_dtype_and_both_ends():
         line(x0, x1[0], 5)
     with pytest.raises(ValueError, match="points to be an integer >= 2, got 1"):
         line(x0, x1, 1)
+
+
+def test_what_is_no_layer_is_refused_with_what_to_do_and_without_the_drawing_of_a_model():
+    model = keras.Model(Sequential(Dense(2, 1, rng=0)))
+    cases = {
+        "got Model: pass its .layer": model,
+        f"got type {ReLU!r}: write ReLU(...)": ReLU,
+        "got str 'resnet8'": "resnet8",
+        "got list": [ReLU(), ReLU()],
+        "got NoneType": None,
+    }
+    for words, stranger in cases.items():
+        with pytest.raises(TypeError) as caught:
+            input_gradients(stranger, np.ones((2, 2), np.float32))
+        assert str(caught.value) == f"input_gradients expects model to be a Layer, {words}"

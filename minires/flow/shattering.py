@@ -13,6 +13,7 @@ import numpy as np
 
 from minires.checks import expect_array, expect_int
 from minires.flow.undisturbed import undisturbed
+from minires.layers.containers import expect_layer
 
 
 def input_gradients(model, x, *, training=True, dy=None):
@@ -35,7 +36,7 @@ def input_gradients(model, x, *, training=True, dy=None):
     -------
     dx : (P, ...)
     """
-    with undisturbed(model):
+    with undisturbed(expect_layer("input_gradients", "model", model)):
         y = model.forward(x, training=training)
         return model.backward(np.ones_like(y) if dy is None else dy)
 

@@ -144,11 +144,20 @@ def expect_one_shape(shortcut, branch, x):
 def expect_layer(owner, name, layer):
     """Return `layer`, or raise TypeError if it is none."""
     if not isinstance(layer, Layer):
-        hint = f": write {layer.__name__}(...)" if isinstance(layer, type) else ""
-        raise TypeError(
-            f"{owner} expects {name} to be a Layer, got {type(layer).__name__} {layer!r}{hint}"
-        )
+        raise TypeError(f"{owner} expects {name} to be a Layer, got {described(layer)}")
     return layer
+
+
+def described(stranger):
+    """What came instead of a Layer, and what to do about it if that is plain."""
+    kind = type(stranger).__name__
+    if isinstance(stranger, type):
+        return f"type {stranger!r}: write {stranger.__name__}(...)"
+    if isinstance(getattr(stranger, "layer", None), Layer):  # a model of `minires.keras`
+        return f"{kind}: pass its .layer"
+    if isinstance(stranger, str | int | float):
+        return f"{kind} {stranger!r}"
+    return kind
 
 
 def refuse_shared(container):
