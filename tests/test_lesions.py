@@ -1,6 +1,7 @@
 """Dropped and swapped blocks."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from minires.flow.lesions import (
     shuffle_study,
 )
 from minires.fusion import fuse
-from minires.layers import Dense, Dropout, Identity, ReLU, Residual, Sequential
+from minires.layers import Dense, Dropout, Identity, ReLU, Residual, Sequential, Softmax
+from minires.losses import SoftmaxCrossEntropy
 from minires.models import cifar_resnet
 from minires.training import evaluate
 
@@ -205,6 +207,39 @@ def test_studies_leave_the_model_as_it_was():
     shuffle_study(model, ROWS + 1, CLASSES, swaps=[1], repeats=1)
     assert pickle.dumps(model) == before
     model.backward(ROWS)  # the forward pass from before still has its caches
+
+
+STUDIES = {
+    "one block": (lesion_study, {}),
+    "several blocks": (multi_lesion_study, {"counts": [0, 2], "repeats": 2, "rng": 0}),
+    "shuffled": (shuffle_study, {"swaps": [0, 2], "repeats": 2, "rng": 0}),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_takes_the_loss_that_fits_the_model_or_the_one_given(name):
+    study, options = STUDIES[name]
+    logits = network()
+    expected = [result.loss for result in study(logits, X, Y, **options)]
+    probs = Sequential(net=logits, softmax=Softmax())
+    np.testing.assert_allclose([r.loss for r in study(probs, X, Y, **options)], expected)
+    smooth = SoftmaxCrossEntropy(0.1)
+    found = study(logits, X, Y, loss=smooth, **options)[0]
+    assert found.loss == evaluate(logits, X, Y, loss=smooth).loss != expected[0]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_model_without_blocks_is_refused(name):
+    study, options = STUDIES[name]
+    words = (
+        f"{study.__name__} expects a model with Residual blocks, or with layers called block0, "
+        f"block1, ... in its Sequentials, got a "
+    )
+    model = Sequential(part1=dense(0), part2=dense(1))
+    with pytest.raises(ValueError, match=re.escape(f"{words}Sequential of ['part1', 'part2']")):
+        study(model, ROWS, CLASSES, **options)
+    with pytest.raises(ValueError, match=re.escape(f"{words}Dense")):
+        study(dense(0), ROWS, CLASSES, **options)
 
 
 def test_kendalls_tau_on_paper():

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from minires.checks import as_rng, expect_int
 from minires.core import Observer, join_path, observe
+from minires.flow.losses import default_loss
 from minires.layers import Identity, Residual, Sequential
 from minires.layers.containers import expect_layer
 from minires.layers.fused import Fused
@@ -181,7 +182,7 @@ def lies_in(path, other):
 # ---- studies
 
 
-def lesion_study(model, x, labels, *, batch_size=256, progress=None):
+def lesion_study(model, x, labels, *, loss=None, batch_size=256, progress=None):
     """Loss and accuracy without each block in turn, in inference mode.
 
     Parameters
@@ -190,6 +191,8 @@ def lesion_study(model, x, labels, *, batch_size=256, progress=None):
         Left as it was.
     x : (N, ...) float
     labels : (N,) int, or (N, K)
+    loss : object with forward, optional
+        If left out, the cross-entropy that fits the model: see `default_loss`.
     batch_size : int
     progress : bool, optional
         Whether to draw a bar; left out, it is drawn in a terminal only.
@@ -200,25 +203,30 @@ def lesion_study(model, x, labels, *, batch_size=256, progress=None):
         First the model as it is, then without each block of `blocks` from the input to the output.
         Plain blocks that change the shape are left out.
 
+    Raises
+    ------
+    ValueError
+        If the model has no blocks.
+
     References
     ----------
     Veit et al. (2016), arXiv:1605.06431, section 4.1 and figure 3.
     """
-    twin = copy.deepcopy(expect_layer("lesion_study", "model", model))
+    twin, loss = subject("lesion_study", model, loss)
     plans = [()] + [(path,) for path in droppable(twin, x)]
     models = (lesioned(twin, drop=plan) for plan in plans)
-    results = evaluations(models, len(plans), x, labels, batch_size, progress)
+    results = evaluations(models, len(plans), x, labels, loss, batch_size, progress)
     return [Lesion("".join(plan), *result) for plan, result in zip(plans, results, strict=True)]
 
 
 def multi_lesion_study(
-    model, x, labels, *, counts, repeats=5, rng=None, batch_size=256, progress=None
+    model, x, labels, *, counts, repeats=5, rng=None, loss=None, batch_size=256, progress=None
 ):
     """Loss and accuracy without several blocks, drawn at random.
 
     Parameters
     ----------
-    model, x, labels, batch_size, progress
+    model, x, labels, loss, batch_size, progress
         As in `lesion_study`.
     counts : iterable of int
         How many blocks to drop at once. Blocks inside other blocks are not drawn.
@@ -236,7 +244,7 @@ def multi_lesion_study(
     Veit et al. (2016), arXiv:1605.06431, section 4.2 and figure 5 (a).
     """
     owner = "multi_lesion_study"
-    twin = copy.deepcopy(expect_layer(owner, "model", model))
+    twin, loss = subject(owner, model, loss)
     rng, paths = as_rng(owner, rng), outermost(droppable(twin, x))
     plans = trials(owner, "counts", counts, repeats)
     most = max([count for count, _ in plans], default=0)
@@ -249,16 +257,18 @@ def multi_lesion_study(
         lesioned(twin, drop=rng.choice(paths, count, replace=False).tolist() if count else ())
         for count, _ in plans
     )
-    results = evaluations(models, len(plans), x, labels, batch_size, progress)
+    results = evaluations(models, len(plans), x, labels, loss, batch_size, progress)
     return [MultiLesion(*plan, *result) for plan, result in zip(plans, results, strict=True)]
 
 
-def shuffle_study(model, x, labels, *, swaps, repeats=5, rng=None, batch_size=256, progress=None):
+def shuffle_study(
+    model, x, labels, *, swaps, repeats=5, rng=None, loss=None, batch_size=256, progress=None
+):
     """Loss and accuracy with blocks in another order.
 
     Parameters
     ----------
-    model, x, labels, batch_size, progress
+    model, x, labels, loss, batch_size, progress
         As in `lesion_study`.
     swaps : iterable of int
         How many random pairs trade places, one pair after the other. The blocks of a pair take
@@ -277,26 +287,43 @@ def shuffle_study(model, x, labels, *, swaps, repeats=5, rng=None, batch_size=25
     Veit et al. (2016), arXiv:1605.06431, section 4.3 and figure 5 (b).
     """
     owner = "shuffle_study"
-    twin = copy.deepcopy(expect_layer(owner, "model", model))
+    twin, loss = subject(owner, model, loss)
     rng, paths = as_rng(owner, rng), outermost(blocks(twin))
     plans, pairs = trials(owner, "swaps", swaps, repeats), equal_pairs(twin, x, paths)
     if not pairs:
         raise ValueError(f"{owner} expects two blocks of equal shapes, got none among {paths}")
     orders = [random_order(len(paths), pairs, count, rng) for count, _ in plans]
     models = (reordered(twin, paths, order) for order in orders)
-    results = evaluations(models, len(plans), x, labels, batch_size, progress)
+    results = evaluations(models, len(plans), x, labels, loss, batch_size, progress)
     return [
         Shuffle(*plan, kendall_tau(order), *result)
         for plan, order, result in zip(plans, orders, results, strict=True)
     ]
 
 
-def evaluations(models, total, x, labels, batch_size, progress):
+def subject(owner, model, loss):
+    """A copy of the model to cut up, and the loss to measure it with."""
+    expect_layer(owner, "model", model)
+    if not blocks(model):
+        raise ValueError(
+            f"{owner} expects a model with Residual blocks, or with layers called block0, block1, "
+            f"... in its Sequentials, got {inventory(model)}"
+        )
+    return copy.deepcopy(model), default_loss(model, loss)
+
+
+def inventory(model):
+    """What a model without blocks has instead."""
+    kind, names = type(model).__name__, [name for name, _ in model.children()]
+    return f"a {kind} of {names}" if names else f"a {kind}"
+
+
+def evaluations(models, total, x, labels, loss, batch_size, progress):
     """The loss and accuracy of each model."""
     disable = None if progress is None else not progress
     bar = tqdm(models, total=total, disable=disable, unit="model", leave=False)
     with np.errstate(all="ignore"):  # an infinite loss is a result, too
-        return [evaluate(model, x, labels, batch_size=batch_size) for model in bar]
+        return [evaluate(model, x, labels, loss=loss, batch_size=batch_size) for model in bar]
 
 
 def trials(owner, name, counts, repeats):
