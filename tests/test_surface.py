@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from minires.cli import main, reproduce
+from minires.experiments.trained import TRAINED
 from minires.flow.surface import filter_normalised_direction, loss_surface
-from minires.layers import BatchNorm2d, Dense, ReLU, Sequential
+from minires.layers import BatchNorm2d, Dense, ReLU, Sequential, Softmax
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import resnet8
 from minires.training import evaluate
@@ -60,6 +62,16 @@ def test_the_surface_of_a_quadratic_loss_is_the_quadratic_on_paper():
     expected = (1 + a**2 + b**2) * (w * w).sum() / 2
     expected = expected + a * (w * d).sum() + b * (w * e).sum() + a * b * (d * e).sum()
     assert_allclose(found.loss, expected, rtol=1e-12)
+
+
+def test_a_model_that_ends_in_a_softmax_is_measured_on_its_probabilities():
+    logits = network()
+    probs = Sequential(logits, Softmax())
+    options = {"points": 3, "extent": 0.02, "rng": 0}
+    found = loss_surface(probs, X, Y, **options).loss
+    assert_allclose(found, loss_surface(logits, X, Y, **options).loss, rtol=1e-10)
+    given = loss_surface(probs, X, Y, loss=SoftmaxCrossEntropy(), **options).loss
+    assert not np.allclose(given, found)
 
 
 def test_every_filter_of_a_direction_has_the_norm_of_the_weights_filter():
@@ -144,3 +156,27 @@ def test_bad_arguments_are_refused():
         filter_normalised_direction(Sequential(BatchNorm2d(3), ReLU()))
     with pytest.raises(ValueError, match="as many labels as examples"):
         loss_surface(model, X, Y[:3], points=3, loss=SoftmaxCrossEntropy())
+
+
+# ---- minires reproduce
+
+
+def test_reproduce_measures_and_prints_the_seeds_an_experiment_has_at_most(monkeypatch, capsys):
+    def run(asked, **limit):
+        seeds = []
+        experiment = reproduce.Experiment(
+            "article", lambda options: seeds.append(options.seeds), lambda result: [], **limit
+        )
+        monkeypatch.setattr(reproduce, "EXPERIMENTS", {"surface": experiment})
+        assert main(["reproduce", "surface", "--seeds", str(asked)]) == 0
+        return f"surface: article; {seeds[0]} seeds\n" in capsys.readouterr().out, *seeds
+
+    assert run(10, most_seeds=3) == (True, 3)
+    assert run(1, most_seeds=3) == (True, 1)
+    assert run(10) == (True, 10)
+
+
+def test_experiments_that_train_a_network_for_every_seed_say_so():
+    most = {name: found.most_seeds for name, found in reproduce.EXPERIMENTS.items()}
+    limited = {name: seeds for name, seeds in most.items() if seeds is not None}
+    assert limited == {"grid": 3, "paths": TRAINED, "lesions": TRAINED, "surface": TRAINED}

@@ -1,5 +1,6 @@
 """measure published figures about gradients again, expected beside got"""
 
+import argparse
 import csv
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from minires.experiments import (
     shattering,
     surface,
 )
+from minires.experiments.trained import TRAINED
 from minires.models.summary import align
 
 EXAMPLE = "minires reproduce shattering"
@@ -33,13 +35,15 @@ class Experiment:
     source : str
         The article.
     measure : callable
-        Options of the command line -> result.
+        Options of the command line -> result; `options.seeds` is at most `most_seeds`.
     rows : callable
         result -> list of Row.
     draw : callable, optional
         (result, folder) -> list of the files it has written into the folder.
     details : callable, optional
         result -> text to print before the table.
+    most_seeds : int, optional
+        However many are asked for: each takes long, and few are enough. No limit if left out.
     """
 
     source: str
@@ -47,15 +51,16 @@ class Experiment:
     rows: Callable
     draw: Callable | None = None
     details: Callable | None = None
+    most_seeds: int | None = None
 
 
-def seeded(source, module, draw=None):
+def seeded(source, module, draw=None, **others):
     """The Experiment of a module whose `measure` takes `seeds` and `ops`."""
 
     def measure(options):
         return module.measure(seeds=options.seeds, ops=OPS[options.ops])
 
-    return Experiment(source, measure, module.rows, draw)
+    return Experiment(source, measure, module.rows, draw, **others)
 
 
 GRID_SEEDS = 3  # a minute for 36 networks each
@@ -68,15 +73,22 @@ EXPERIMENTS = {
     "explosion": seeded("Yang et al. (2019), arXiv:1902.08129", explosion, drawings.explosion),
     "grid": Experiment(
         "He et al. (2015), arXiv:1512.03385, and others",
-        lambda options: grid.measure(min(options.seeds, GRID_SEEDS), OPS[options.ops]),
+        lambda options: grid.measure(options.seeds, OPS[options.ops]),
         grid.rows,
         drawings.grid,
         grid.details,
+        most_seeds=GRID_SEEDS,
     ),
     "ledger": seeded("He et al. (2016), arXiv:1603.05027", identity, drawings.ledger),
-    "paths": seeded("Veit et al. (2016), arXiv:1605.06431", path_lengths, drawings.paths),
-    "lesions": seeded("Veit et al. (2016), arXiv:1605.06431", lesions, drawings.lesions),
-    "surface": seeded("Li et al. (2018), arXiv:1712.09913", surface, drawings.surface),
+    "paths": seeded(
+        "Veit et al. (2016), arXiv:1605.06431", path_lengths, drawings.paths, most_seeds=TRAINED
+    ),
+    "lesions": seeded(
+        "Veit et al. (2016), arXiv:1605.06431", lesions, drawings.lesions, most_seeds=TRAINED
+    ),
+    "surface": seeded(
+        "Li et al. (2018), arXiv:1712.09913", surface, drawings.surface, most_seeds=TRAINED
+    ),
     "jacobian": seeded("He et al. (2016), arXiv:1603.05027", jacobian),
 }
 
@@ -94,7 +106,9 @@ def run(options):
     """Measure, print, write; exit code 1 if a figure is not within its tolerance."""
     folder = make_folder(options.out) if options.out else None
     experiment = EXPERIMENTS[options.name]
-    print(f"{options.name}: {experiment.source}; {options.seeds} seeds", flush=True)
+    seeds = min(options.seeds, experiment.most_seeds or options.seeds)
+    options = argparse.Namespace(**vars(options) | {"seeds": seeds})
+    print(f"{options.name}: {experiment.source}; {seeds} seeds", flush=True)
     start = time.perf_counter()
     result = experiment.measure(options)
     rows = experiment.rows(result)

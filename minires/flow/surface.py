@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minires.checks import as_rng, expect_int, expect_number
+from minires.flow.losses import default_loss
 from minires.layers.containers import expect_layer
 from minires.training import evaluate
 
@@ -55,7 +56,7 @@ def loss_surface(
     rng : None, int or numpy.random.Generator
         Draws the directions. As in NumPy, None draws from the system's entropy.
     loss : object with forward, optional
-        SoftmaxCrossEntropy() if left out.
+        If left out, the cross-entropy that fits the model: see `default_loss`.
     batch_size : int
     progress : bool, optional
         Whether to draw a bar; left out, it is drawn in a terminal only.
@@ -74,7 +75,7 @@ def loss_surface(
     ----------
     Li et al. (2018), arXiv:1712.09913, section 4.
     """
-    expect_layer("loss_surface", "model", model)
+    loss = default_loss(expect_layer("loss_surface", "model", model), loss)
     extent = expect_number("loss_surface", "extent", extent, above=0)
     alphas = extent * symmetric_grid(points)
     rng = own_stream("loss_surface", rng)
