@@ -12,7 +12,12 @@ from minires.core import Layer
 from minires.data import Dataset, batches, count_batches
 from minires.finite import explain
 from minires.history import Epoch, History
-from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy, as_targets
+from minires.losses import (
+    CategoricalCrossEntropy,
+    SoftmaxCrossEntropy,
+    as_targets,
+    default_loss,
+)
 from minires.optimizers import Optimizer, clip_gradients, gradient_norm
 
 
@@ -105,7 +110,7 @@ def fit(
         Holds parameters of `model`.
     epochs, batch_size : int
     loss : object with forward and backward, optional
-        SoftmaxCrossEntropy() if left out.
+        If left out, the cross-entropy that fits the model: see `losses.default_loss`.
     schedule : callable, optional
         step -> learning rate, counted from the optimiser's steps so far; see `minires.schedules`.
     clip_norm : float, optional
@@ -138,7 +143,7 @@ def fit(
     if clip_norm is not None:
         expect_number("fit", "clip_norm", clip_norm, above=0)
     x, labels, test = training_and_test(data, validation)
-    loss = SoftmaxCrossEntropy() if loss is None else loss
+    loss = default_loss(model, loss)
     expect_players("fit", model, loss, optimizer)
     refuse_foreign_parameters(model, optimizer)
     for name, function in (("schedule", schedule), ("on_epoch_end", on_epoch_end)):
@@ -180,7 +185,7 @@ def evaluate(model, x, labels, *, loss=None, batch_size=256):
     x : (N, ...) float
     labels : (N,) int, or (N, K)
     loss : object with forward, optional
-        SoftmaxCrossEntropy() if left out.
+        If left out, the cross-entropy that fits the model: see `losses.default_loss`.
     batch_size : int
 
     Returns
@@ -188,7 +193,7 @@ def evaluate(model, x, labels, *, loss=None, batch_size=256):
     evaluation : Evaluation
         (loss, accuracy), every example with the same weight.
     """
-    loss = SoftmaxCrossEntropy() if loss is None else loss
+    loss = default_loss(model, loss)
     mean, labels = RunningMean(), np.asarray(labels)
     for xb, yb in batches(x, labels, batch_size, shuffle=False):
         logits = model.forward(xb)

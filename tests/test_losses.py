@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from minires.layers import Softmax
-from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy
+from minires.layers import Dense, Sequential, Softmax
+from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy, default_loss
+from minires.training import evaluate
 
 LABELS = np.array([2, 0, 1])
 
@@ -111,3 +112,15 @@ def test_soft_labels_are_taken_as_distributions_though_rounded(rng):
 def test_logits_given_as_probabilities_are_refused(rng):
     with pytest.raises(ValueError, match=r"sum to 1.* end the model with Softmax"):
         CategoricalCrossEntropy().forward(rng.standard_normal((3, 4)), LABELS)
+
+
+def test_without_a_loss_a_model_that_ends_in_softmax_is_measured_on_its_probabilities(rng):
+    body = Dense(4, 3, rng=0, dtype=np.float64)
+    model = Sequential(Sequential(body, Softmax()))
+    x, labels = rng.standard_normal((5, 4)), np.array([0, 1, 2, 0, 1])
+    wanted = evaluate(body, x, labels).loss
+    assert evaluate(model, x, labels).loss == pytest.approx(wanted, rel=1e-12)
+    assert isinstance(default_loss(model), CategoricalCrossEntropy)
+    assert isinstance(default_loss(body), SoftmaxCrossEntropy)
+    given = SoftmaxCrossEntropy(label_smoothing=0.1)
+    assert default_loss(model, given) is given

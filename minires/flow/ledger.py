@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.core import Observer, observe
-from minires.flow.losses import default_loss
+from minires.losses import default_loss
 from minires.flow.records import ResidualRecord, ratio
 from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual
@@ -117,7 +117,7 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False, ops=defau
     x : (N, ...) float
     labels : (N,) int, or (N, K)
     loss : object with forward and backward, optional
-        SoftmaxCrossEntropy() if left out, CategoricalCrossEntropy() behind a Softmax.
+        If left out, the cross-entropy that fits the model: see `losses.default_loss`.
     keep_arrays : bool
         Whether the gradients themselves are wanted too.
     ops : module

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from minires.core import Parameter, join_path
-from minires.flow.losses import default_loss
+from minires.losses import default_loss
 from minires.flow.undisturbed import undisturbed
 from minires.layers.containers import expect_layer
 from minires.ops import default as default_ops
@@ -42,7 +42,7 @@ def gradient_norms(model, x, labels, *, loss=None):
     x : (N, ...) float
     labels : (N,) int, or (N, K)
     loss : object with forward and backward, optional
-        SoftmaxCrossEntropy() if left out, CategoricalCrossEntropy() behind a Softmax.
+        If left out, the cross-entropy that fits the model: see `losses.default_loss`.
 
     Returns
     -------

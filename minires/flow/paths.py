@@ -9,7 +9,7 @@ import numpy as np
 
 from minires.checks import expect_int
 from minires.core import add_path, retain_caches
-from minires.flow.losses import default_loss
+from minires.losses import default_loss
 from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual, Sequential
 from minires.layers.containers import expect_layer

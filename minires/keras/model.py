@@ -9,8 +9,7 @@ from minires.checks import expect_choice, expect_dtype, expect_int, expect_numbe
 from minires.core import Layer
 from minires.history import describe
 from minires.keras.graph import build
-from minires.layers import Sequential, Softmax
-from minires.losses import CategoricalCrossEntropy
+from minires.losses import CategoricalCrossEntropy, ends_in_softmax
 from minires.models.summary import print_summary
 from minires.ops import default as default_ops
 from minires.training import evaluate, fit, predict
@@ -264,13 +263,6 @@ def expect_pair(name, value):
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"fit expects {name} to be (x, y), got {type(value).__name__}")
     return value
-
-
-def ends_in_softmax(layer):
-    """Whether the last layer that runs is a Softmax."""
-    while isinstance(layer, Sequential) and len(layer):
-        layer = layer[-1]
-    return isinstance(layer, Softmax)
 
 
 def to_categorical(y, num_classes=None):
