@@ -13,6 +13,7 @@ from minires import check_gradients
 from minires.cli import COMMANDS, main
 from minires.experiments import Row, explosion, growth, mean_and_error, row, shattering
 from minires.experiments.shattering import Centre, Scale
+from minires.experiments.trained import TRAINED
 from minires.layers import Dense
 from minires.ops import reference
 
@@ -222,3 +223,27 @@ def test_reproduce_names_its_experiments(capsys):
     assert "invalid choice: 'fly' (choose from" in error
     assert main(["reproduce", "--help"]) == 0
     assert "shattering, growth, explosion" in capsys.readouterr().out
+
+
+# ---- minires reproduce
+
+
+def test_reproduce_measures_and_prints_the_seeds_an_experiment_has_at_most(monkeypatch, capsys):
+    def run(asked, **limit):
+        seeds = []
+        experiment = reproduce.Experiment(
+            "article", lambda options: seeds.append(options.seeds), lambda result: [], **limit
+        )
+        monkeypatch.setattr(reproduce, "EXPERIMENTS", {"surface": experiment})
+        assert main(["reproduce", "surface", "--seeds", str(asked)]) == 0
+        return f"surface: article; {seeds[0]} seeds\n" in capsys.readouterr().out, *seeds
+
+    assert run(10, most_seeds=3) == (True, 3)
+    assert run(1, most_seeds=3) == (True, 1)
+    assert run(10) == (True, 10)
+
+
+def test_experiments_that_train_a_network_for_every_seed_say_so():
+    most = {name: found.most_seeds for name, found in reproduce.EXPERIMENTS.items()}
+    limited = {name: seeds for name, seeds in most.items() if seeds is not None}
+    assert limited == {"grid": 3, "paths": TRAINED, "lesions": TRAINED, "surface": TRAINED}

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from minires.cli import main, reproduce
-from minires.experiments.trained import TRAINED
 from minires.flow.surface import filter_normalised_direction, loss_surface
 from minires.layers import BatchNorm2d, Dense, ReLU, Sequential, Softmax
 from minires.losses import SoftmaxCrossEntropy
@@ -156,27 +154,3 @@ def test_bad_arguments_are_refused():
         filter_normalised_direction(Sequential(BatchNorm2d(3), ReLU()))
     with pytest.raises(ValueError, match="as many labels as examples"):
         loss_surface(model, X, Y[:3], points=3, loss=SoftmaxCrossEntropy())
-
-
-# ---- minires reproduce
-
-
-def test_reproduce_measures_and_prints_the_seeds_an_experiment_has_at_most(monkeypatch, capsys):
-    def run(asked, **limit):
-        seeds = []
-        experiment = reproduce.Experiment(
-            "article", lambda options: seeds.append(options.seeds), lambda result: [], **limit
-        )
-        monkeypatch.setattr(reproduce, "EXPERIMENTS", {"surface": experiment})
-        assert main(["reproduce", "surface", "--seeds", str(asked)]) == 0
-        return f"surface: article; {seeds[0]} seeds\n" in capsys.readouterr().out, *seeds
-
-    assert run(10, most_seeds=3) == (True, 3)
-    assert run(1, most_seeds=3) == (True, 1)
-    assert run(10) == (True, 10)
-
-
-def test_experiments_that_train_a_network_for_every_seed_say_so():
-    most = {name: found.most_seeds for name, found in reproduce.EXPERIMENTS.items()}
-    limited = {name: seeds for name, seeds in most.items() if seeds is not None}
-    assert limited == {"grid": 3, "paths": TRAINED, "lesions": TRAINED, "surface": TRAINED}

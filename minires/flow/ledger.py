@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minires.core import Observer, observe
-from minires.losses import default_loss
 from minires.flow.records import ResidualRecord, ratio
 from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual
 from minires.layers.containers import expect_layer
+from minires.losses import default_loss
 from minires.ops import default as default_ops
 
 

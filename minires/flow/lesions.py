@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from minires.checks import as_rng, expect_int
 from minires.core import Observer, join_path, observe
-from minires.losses import default_loss
 from minires.layers import Identity, Residual, Sequential
 from minires.layers.containers import expect_layer
 from minires.layers.fused import Fused
+from minires.losses import default_loss
 from minires.training import evaluate
 
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from minires.core import Parameter, join_path
-from minires.losses import default_loss
 from minires.flow.undisturbed import undisturbed
 from minires.layers.containers import expect_layer
+from minires.losses import default_loss
 from minires.ops import default as default_ops
 from minires.optimizers import gradient_norm
 

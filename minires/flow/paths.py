@@ -9,11 +9,11 @@ import numpy as np
 
 from minires.checks import expect_int
 from minires.core import add_path, retain_caches
-from minires.losses import default_loss
 from minires.flow.undisturbed import undisturbed
 from minires.layers import Residual, Sequential
 from minires.layers.containers import expect_layer
 from minires.layers.fused import Fused
+from minires.losses import default_loss
 
 
 @dataclass(frozen=True, eq=False)

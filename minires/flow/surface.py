@@ -7,8 +7,8 @@ import numpy as np
 from tqdm import tqdm
 
 from minires.checks import as_rng, expect_int, expect_number
-from minires.losses import default_loss
 from minires.layers.containers import expect_layer
+from minires.losses import default_loss
 from minires.training import evaluate
 
 
