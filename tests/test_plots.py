@@ -3,8 +3,10 @@
 The samples here are also those of `test_plots_layout`.
 """
 
+import dataclasses
 import functools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -28,11 +30,12 @@ from minires.flow.lesions import Lesion, MultiLesion, Shuffle
 from minires.flow.paths import PathGradients, path_counts
 from minires.flow.surface import LossSurface
 from minires.history import Epoch, History
+from minires.layers import Dense
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import cifar_resnet
 from minires.optimizers import SGD
 from minires.plots.activations import percentile
-from minires.plots.heatmaps import by_step, edges
+from minires.plots.heatmaps import by_step, edges, some_steps
 from minires.plots.style import COLORMAP, depth_of, kind_of
 from minires.training import train_step
 
@@ -133,6 +136,18 @@ def surface(steep=3.0, points=9):
 
 def relu(step, path, dead):
     return LayerRecord(step, path, "ReLU", *[0.0] * 12, dead=dead)
+
+
+def diverged_log():
+    """The second of two steps is all NaN, behind an update of 8e30."""
+    log = FlowLog()
+    for step, share in ((1, 0.5), (2, math.nan)):
+        norm = 3.0 if step == 1 else math.nan
+        for depth in range(1, 9):
+            log.add(parameter(step, depth, norm, 8e30 if step == 1 else math.nan))
+        for block in range(3):
+            log.add(residual(block, share, share, step, norm))
+    return log
 
 
 def curve(value=0.5, n=4):
@@ -248,6 +263,44 @@ def test_the_colours_of_maps_rise_in_lightness_so_that_grey_prints_keep_their_or
     assert (np.diff(0.299 * red + 0.587 * green + 0.114 * blue) > 0).all()
 
 
+NAMES = "_run", "a$\\frac$", "a$b$_^{", "$", "%_#&~"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_with_an_underscore_or_dollars_are_in_the_legend_as_they_are(name):
+    drawn = [
+        plots.gradient_norms({name: series(1, 2)}),
+        plots.training_curves({name: history(2.0, 1.0)}),
+        plots.autocorrelation({name: curve()}),
+        plots.lesions({name: lesion_studies()["residual-20"]}),
+        plots.multi_lesions({name: multi_lesion_studies()["residual-20"]}),
+        plots.update_ratios(FlowLog([ParameterRecord(1, name, "weight", 1, *[1.0] * 4)])),
+        plots.dead_units(FlowLog([relu(1, name, 0.5)])),
+    ]
+    for ax in drawn:
+        save(ax)
+        shown = ax.get_legend().get_texts()[0]
+        text, formula = shown._preprocess_math(shown.get_text())
+        assert not formula
+        assert text.strip().startswith(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_in_titles_and_beside_rows_are_no_formulas(name):
+    logs = {name: residual_log(3, layers=4), "other": parameter_log(2)}
+    figure = plots.flow_figure(logs)
+    figure.savefig("/dev/null", format="png")
+    assert sum(plots.style.plain(name) in title for title in titles(figure)) == 3
+    (legend, *_) = [legend for part in figure.subfigs for legend in part.legends]
+    assert len(legend.get_texts()) == 2
+    save(plots.loss_surface(surface(), title=name))
+    plots.loss_surface_figure({name: surface()}).savefig("/dev/null", format="png")
+    plots.gradient_norm_figure({name: {"a": series(1)}}).savefig("/dev/null", format="png")
+    ax = plots.histograms(FlowLog([HistogramRecord(1, name, "y", 0.0, 1.0, (1, 1))]))
+    save(ax)
+    assert ax.get_yticklabels()[0].get_text() == plots.style.plain(name)
+
+
 # ---- styles of labels
 
 
@@ -360,6 +413,40 @@ def test_a_heat_map_of_updates_and_of_upstream_gradients():
     assert colors(ax)[0, 0] == first.dy_norm
 
 
+def test_the_ticks_below_a_map_are_recorded_steps():
+    for steps in ([1, 4, 7], [1], [1, 2, 3, 1000], range(1, 97, 5), range(1, 40_000, 200)):
+        log = FlowLog([parameter(step, depth, 1.0) for step in steps for depth in (1, 2)])
+        ticks = plots.gradient_heatmap(log).get_xticks()
+        assert set(ticks) <= set(steps)
+        assert 1 <= len(ticks) <= 7
+    assert some_steps([1, 4, 7]) == [1, 4, 7]
+
+
+def test_a_model_that_is_one_layer_is_drawn():
+    model = Dense(6, 3, rng=0)
+    optimizer, loss = SGD(model.parameters(), 1e-3), SoftmaxCrossEntropy()
+    with FlowRecorder(model, histograms=True) as flow:
+        for _ in range(2):
+            train_step(model, loss, optimizer, np.ones((3, 6), np.float32), np.arange(3))
+    flow.parameters = [
+        dataclasses.replace(record, depth=1) if record.path == "weight" else record
+        for record in flow.parameters
+    ]
+    assert legend(plots.update_ratios(flow))[0] == "weight"
+    for what in ("grad_norm", "update_ratio", "dy_norm"):
+        assert colors(plots.gradient_heatmap(flow, what=what)).shape == (1, 2)
+    assert plots.histograms(flow).get_yticklabels()[0].get_text() == "the model"
+    assert legend(plots.dead_units(FlowLog([relu(1, "", 0.5)]))) == ["the model"]
+    plots.flow_figure({"dense": flow}).savefig("/dev/null", format="png")
+
+
+def test_two_weights_of_one_layer_have_rows_of_their_own():
+    records = [
+        ParameterRecord(1, f"mix.{q}", "weight", i, 1, i, 1, 1) for i, q in ((1, "q"), (2, "k"))
+    ]
+    assert colors(plots.gradient_heatmap(FlowLog(records))).tolist() == [[1], [2]]
+
+
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 def test_a_cell_without_a_logarithm_is_left_out_and_the_axis_says_so(bad):
     ax = plots.gradient_heatmap(parameter_log(4, bad=bad))
@@ -438,6 +525,23 @@ def test_the_ledger_of_a_log_is_that_of_the_step_or_of_the_last_one():
     assert "step 2" in plots.ledger(log).get_title()
     with pytest.raises(ValueError, match=r"ledger expects a recorded step \(1, 2\), got 3"):
         plots.ledger(log, step=3)
+
+
+def test_the_ledger_of_a_run_that_broke_down_is_that_of_the_last_finite_step():
+    for plot in (plots.ledger, plots.ledger_norms):
+        assert plot(diverged_log()).get_title().endswith("step 1")
+        assert plot(diverged_log(), step=2).get_title().endswith("step 2")
+
+
+def test_the_pair_of_records_and_arrays_is_refused_with_what_to_pass():
+    model = cifar_resnet(8, input_shape=(8, 8, 1), rng=0)
+    pair = residual_ledger(model, np.ones((4, 8, 8, 1), "f"), np.arange(4), keep_arrays=True)
+    for plot in (plots.ledger, plots.ledger_norms):
+        with pytest.raises(TypeError, match=r"got a tuple.*keep_arrays=True.*pass the first"):
+            plot(pair)
+        with pytest.raises(TypeError, match="expects ResidualRecords, got a ParameterRecord"):
+            plot(parameter_log(2).parameters)
+        save(plot(tuple(pair[0])))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -552,6 +656,18 @@ def test_of_many_layers_the_middle_and_the_ends_are_drawn():
     np.testing.assert_allclose([band.min(), band.max()], [6e-4, 16e-4])
 
 
+@pytest.mark.parametrize("ratio", [8e30, 1e-30, 1e-3, math.nan, 1e300, 5e-324])
+def test_the_guide_is_in_the_view_however_far_off_the_updates_are(ratio):
+    log = FlowLog([parameter(step, 1, 1.0, ratio) for step in (1, 2)])
+    figure = plots.flow_figure({"plain-8": log})
+    figure.savefig("/dev/null", format="png")
+    for ax in (plots.update_ratios(log), figure.subfigs[0].axes[-1]):
+        low, high = ax.get_ylim()
+        assert low < 1e-3 < high
+        if 1e-100 < ratio < 1e100:
+            assert low < ratio < high
+
+
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 @pytest.mark.parametrize("layers", [4, 21])
 def test_an_update_that_is_not_positive_and_finite_leaves_a_gap(layers, bad):
@@ -628,6 +744,14 @@ def test_percentiles_are_those_of_numbers_spread_evenly_inside_bins():
         np.testing.assert_allclose(found, expected, atol=0.03)
 
 
+def test_the_histograms_of_a_run_that_broke_down_are_those_of_the_last_finite_step():
+    records = [
+        HistogramRecord(1, "a", "y", 0.0, 1.0, (1, 1)),
+        HistogramRecord(2, "a", "y", math.nan, math.nan, ()),
+    ]
+    assert plots.histograms(FlowLog(records)).get_title().endswith("step 1")
+
+
 def test_the_arrays_steps_and_paths_of_histograms_are_checked():
     flow = recorded()
     with pytest.raises(ValueError, match="array to be one of 'y', 'dy', 'dx', got 'z'"):
@@ -670,6 +794,11 @@ def test_shuffles_stand_at_their_number_of_swaps():
 def test_an_accuracy_that_is_nan_leaves_a_gap():
     save(plots.lesions({"a": [Lesion("", 1.0, 0.9), Lesion("b", math.nan, math.nan)]}))
     save(plots.multi_lesions({"a": [MultiLesion(1, 0, math.nan, math.nan)]}))
+
+
+def test_a_lesion_study_without_a_lesion_is_refused():
+    with pytest.raises(ValueError, match=r"lesions expects blocks .* got only the model as it is"):
+        plots.lesions({"a": [Lesion("", 1.0, 0.9)]})
 
 
 # ---- loss surfaces
@@ -734,8 +863,8 @@ def test_the_overview_has_norms_updates_a_map_of_each_model_and_the_largest_ledg
     logs["residual-56"] = residual_log(9, 20)
     found = titles(plots.flow_figure(logs))
     assert found[:3] == [
-        "Gradient norms, first recorded step",
-        "Gradient norms, last recorded step",
+        "Gradient norms, first recorded step (1)",
+        "Gradient norms, last recorded step (2 to 4)",
         "Updates, median of the layers",
     ]
     assert found[3:7] == [f"Gradient norms, {label}" for label in logs]
@@ -761,6 +890,29 @@ def test_the_maps_of_the_overview_share_their_colours():
     maps = [ax.collections[0] for ax in figure.axes if ax.get_title().endswith(("-8", "-20"))]
     assert maps[0].norm is maps[1].norm
     assert maps[0].norm.vmax == 204
+
+
+def test_the_overview_of_a_run_that_broke_down_shows_its_last_finite_step():
+    figure = plots.flow_figure({"residual-8": diverged_log(), "plain-8": parameter_log(8)})
+    assert "Gradient norms, last finite step (1 to 4)" in titles(figure)
+    last = figure.subfigs[0].axes[1]
+    assert line(last, "residual-8")[1] == [3.0] * 8
+    assert [title for title in titles(figure) if "step 1" in title][-2:] == [
+        "Gradient at each block, step 1, residual-8",
+        "Gradient norms at each block, step 1, residual-8",
+    ]
+
+
+def test_the_overview_of_a_long_log_takes_seconds_at_most():
+    log = FlowLog()
+    for step in range(1, 201):
+        for i in range(1, 57):
+            log.add(parameter(step, i, 1.0 + i))
+            log.add(residual(i, 0.5, step=step))
+            log.add(relu(step, f"relu{i}", 0.1))
+    start = time.perf_counter()
+    plots.flow_figure({"residual-56": log}).savefig("/dev/null", format="png")
+    assert time.perf_counter() - start < 15  # about 2; quadratic in the steps, a minute
 
 
 def test_the_overview_of_gradients_of_nan_is_drawn():

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_plots import (
+    diverged_log,
     histories,
     lesion_studies,
     multi_lesion_studies,
@@ -93,6 +94,16 @@ DRAWN = {
     ),
     "flow_figure, 4 models": lambda: plots.flow_figure(LOGS),
     "flow_figure, 5 models": lambda: plots.flow_figure(LOGS | {"residual-8": recorded()}),
+    "flow_figure, broken down": lambda: plots.flow_figure({"residual-8": diverged_log()}),
+    "flow_figure, broken down among others": lambda: plots.flow_figure(
+        LOGS | {"residual-8": diverged_log()}
+    ),
+    "flow_figure, many steps": lambda: plots.flow_figure(
+        {f"plain-{i}": parameter_log(3, steps=1010) for i in (8, 14, 20, 26)}
+    ),
+    "flow_figure, names": lambda: plots.flow_figure(
+        {"_run": residual_log(3, layers=4), "a$\\frac$": parameter_log(4)}
+    ),
     "flow_figure, 1 step": lambda: plots.flow_figure({"plain-20": parameter_log(20, steps=1)}),
 }
 

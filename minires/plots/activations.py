@@ -5,9 +5,9 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from minires.checks import expect_choice
-from minires.plots.gradients import DEPTH, weights_of
+from minires.plots.gradients import DEPTH, layer_of, weights_of
 from minires.plots.heatmaps import NAMED_ROWS, by_step, name_rows, short_names, step_map
-from minires.plots.style import expect_some, finish, legend_below, new_axes
+from minires.plots.style import expect_some, finish, in_legend, legend_below, new_axes
 
 MOST_LINES = 8
 LINES = "-", "--", "-.", ":"
@@ -55,7 +55,7 @@ def dead_units(flow, *, ax=None):
         return dead_map(ax, title, names, steps, table)
     for i, (name, values) in enumerate(zip(short_names(names), table, strict=True)):
         style = {"linestyle": LINES[i % 4], "marker": MARKERS[i], "markersize": 4}
-        ax.plot(steps, values, label=name or "ReLU", **style)
+        ax.plot(steps, values, label=in_legend(name), **style)
     top = max(1, np.nanmax(table, initial=0))
     ax.set_ylim(-0.04 * top, 1.04 * top)
     return finish(ax, title, "step", "dead units, percent")
@@ -81,7 +81,7 @@ def histograms(flow, *, array="y", step=None, paths=None, ax=None):
     array : {"y", "dy", "dx"}
         Outputs, or gradients.
     step : int, optional
-        The last recorded one if left out.
+        The last one with finite numbers if left out.
     paths : list of str, optional
         Of layers; those with weights outside shortcuts if left out, or all there are.
     ax : matplotlib Axes, optional
@@ -138,12 +138,13 @@ def chosen_histograms(flow, array, step, paths):
     found = [record for record in flow.histograms if record.array == array]
     expect_some("histograms", found, f"a FlowLog with histograms of {array!r}", flow)
     steps = sorted({record.step for record in found})
-    step = steps[-1] if step is None else step
+    if step is None:
+        step = max((record.step for record in found if record.counts), default=steps[-1])
     expect_choice("histograms", "step", step, steps)
     found = {record.path: record for record in found if record.step == step}
-    weights = [record.path.removesuffix(".weight") for record in weights_of(flow)]
     if paths is None:
-        paths = [path for path in dict.fromkeys(weights) if path in found] or list(found)
+        layers = dict.fromkeys(layer_of(record.path) for record in weights_of(flow))
+        paths = [path for path in layers if path in found] or list(found)
     for path in paths:
         expect_choice("histograms", "paths", path, list(found))
     shown = [found[path] for path in paths if found[path].counts]

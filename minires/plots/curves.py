@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from minires.plots.style import GUIDE, expect_series, finish, finite, new_axes, positive, styles_of
+from minires.plots.style import (
+    GUIDE,
+    expect_series,
+    finish,
+    finite,
+    in_legend,
+    new_axes,
+    positive,
+    styles_of,
+)
 
 
 def autocorrelation(curves, *, ax=None):
@@ -86,7 +95,7 @@ def errorbar(ax, x, values, error, label, style):
     if error is not None:
         error = np.where(np.asarray(error) >= 0, error, np.nan)
     bars = {"elinewidth": 0.8, "capsize": 2, "errorevery": every, "markevery": every}
-    ax.errorbar(x, values, error, label=label, markersize=4, **bars, **style)
+    ax.errorbar(x, values, error, label=in_legend(label), markersize=4, **bars, **style)
 
 
 def expect_numbers(owner, label, x):

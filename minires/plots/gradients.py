@@ -8,6 +8,7 @@ from minires.plots.style import (
     expect_series,
     expect_some,
     finish,
+    in_legend,
     new_axes,
     positive,
     styles_of,
@@ -52,7 +53,8 @@ def gradient_norms(series, *, ax=None, title="Gradient norm of each layer"):
         depth = [norm.depth for norm in norms]
         values = positive([norm.norm for norm in norms])
         every = max(1, len(depth) // 8)
-        ax.plot(depth, values, label=label, markevery=every, markersize=4, **styles[label])
+        style = styles[label] | {"markevery": every, "markersize": 4}
+        ax.plot(depth, values, label=in_legend(label), **style)
     ax.set_yscale("log")
     return finish(ax, title, DEPTH, "||dL/dw|| (log scale)")
 
@@ -130,15 +132,22 @@ def gradient_heatmap(flow, *, what="grad_norm", ax=None):
 def heat_table(flow, what):
     """(depths, steps, table) for a map of `what`, NaN where no log can be taken."""
     expect_choice("gradient_heatmap", "what", what, list(HEAT))
-    depths = {p.path.removesuffix(".weight"): p.depth for p in weights_of(flow)}
-    records = flow.layers if what == "dy_norm" else weights_of(flow)
-    found = [r for r in records if r.path.removesuffix(".weight") in depths]
+    found = weights_of(flow)
+    depths = {record.path: record.depth for record in found}
+    if what == "dy_norm":
+        depths = {layer_of(path): depth for path, depth in depths.items()}
+        found = [record for record in flow.layers if record.path in depths]
     expect_some("gradient_heatmap", found, f"a FlowLog with {what} of weights", flow)
-    found.sort(key=lambda r: depths[r.path.removesuffix(".weight")])
+    found = sorted(found, key=lambda record: depths[record.path])
     paths, steps, table = by_step(found, lambda record: getattr(record, what))
-    return [depths[path.removesuffix(".weight")] for path in paths], steps, positive(table)
+    return [depths[path] for path in paths], steps, positive(table)
 
 
 def weights_of(flow):
     """The ParameterRecords of weights that have a depth."""
     return [record for record in flow.parameters if record.depth is not None]
+
+
+def layer_of(path):
+    """The path of a Parameter's layer; "" is the model itself."""
+    return path.rpartition(".")[0]

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from minires.plots.style import depth_of, expect_series, finish, finite, new_axes, styles_of
+from minires.plots.style import (
+    depth_of,
+    expect_series,
+    finish,
+    finite,
+    in_legend,
+    new_axes,
+    styles_of,
+)
 
 ERROR = "test error, percent"
 
@@ -25,13 +33,15 @@ def lesions(studies, *, ax=None):
     Raises
     ------
     ValueError
-        If there is no study, or an empty one.
+        If there is no study, or an empty one, or no block was dropped.
 
     References
     ----------
     Veit et al. (2016), arXiv:1605.06431, figure 3.
     """
     expect_series("lesions", studies, "list of Lesion")
+    if not any(lesion.path for study in studies.values() for lesion in study):
+        raise ValueError("lesions expects blocks that were dropped, got only the model as it is")
     ax = new_axes() if ax is None else ax
     styles = styles_of(studies)
     for label, study in studies.items():
@@ -39,8 +49,9 @@ def lesions(studies, *, ax=None):
         intact = error.pop("", np.nan)
         blocks = blocks_like(label, studies)
         values = [error.get(name, np.nan) for name in blocks]
-        ax.plot(range(1, len(blocks) + 1), values, label=label, markersize=4, **styles[label])
-        ax.axhline(intact, label=f"{label}, intact", **line_only(styles[label]))
+        style = styles[label] | {"markersize": 4}
+        ax.plot(range(1, len(blocks) + 1), values, label=in_legend(label), **style)
+        ax.axhline(intact, label=in_legend(f"{label}, intact"), **line_only(style))
     ax.set_ylim(bottom=0)
     return finish(ax, "Test error without one block", "block dropped, 1 = next to the input", ERROR)
 
@@ -129,7 +140,8 @@ def draw_ranges(ax, studies, column):
         spread = np.array([median_and_range(error[x == place]) for place in places])
         middle = spread[:, 0]
         style = styles[label] | {"markersize": 4, "capsize": 2, "elinewidth": 0.8}
-        ax.errorbar(places, middle, spread[:, 1:].T, label=f"{label}, median and range", **style)
+        name = in_legend(f"{label}, median and range")
+        ax.errorbar(places, middle, spread[:, 1:].T, label=name, **style)
     ax.set_ylim(bottom=0)
 
 

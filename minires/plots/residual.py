@@ -1,7 +1,10 @@
 """The residual ledger: how the gradient splits between shortcut and branch at each block."""
 
+import math
+
 import numpy as np
 
+from minires.flow.records import ResidualRecord
 from minires.plots.style import (
     GUIDE,
     expect_some,
@@ -32,7 +35,7 @@ def ledger(records, *, step=None, ax=None):
     records : list of ResidualRecord, or FlowLog
         Such as from `residual_ledger` or a FlowRecorder.
     step : int, optional
-        The last recorded one if left out.
+        The last one with finite shares if left out.
     ax : matplotlib Axes, optional
         A new figure if left out.
 
@@ -45,6 +48,8 @@ def ledger(records, *, step=None, ax=None):
     ------
     ValueError
         If there is no record of a residual block, or not of the step.
+    TypeError
+        If there is something else among the records.
 
     Notes
     -----
@@ -115,12 +120,27 @@ def residual_records(owner, given, step):
     """The ResidualRecords of one step, from the input to the output."""
     records = getattr(given, "residuals", given)
     expect_some(owner, records, "records of residual blocks", given)
+    expect_records(owner, records)
     steps = sorted({record.step for record in records})
-    step = steps[-1] if step is None else step
+    if step is None:
+        shares = ((record.step, record.shortcut_share) for record in records)
+        step = max((step for step, share in shares if math.isfinite(share)), default=steps[-1])
     if step not in steps:
         shown = ", ".join(map(str, steps[:8])) + (", ..." if len(steps) > 8 else "")
         raise ValueError(f"{owner} expects a recorded step ({shown}), got {step!r}")
     return [record for record in records if record.step == step]
+
+
+def expect_records(owner, records):
+    """Refuse what is no ResidualRecord; `residual_ledger` may have returned a pair."""
+    other = next((r for r in records if not isinstance(r, ResidualRecord)), None)
+    if isinstance(records, tuple) and other is not None:
+        raise TypeError(
+            f"{owner} expects a list of ResidualRecord or a FlowLog, got a tuple: of the records "
+            f"and arrays of residual_ledger(..., keep_arrays=True), pass the first"
+        )
+    if other is not None:
+        raise TypeError(f"{owner} expects ResidualRecords, got a {type(other).__name__}")
 
 
 def at(records):

@@ -1,4 +1,4 @@
-"""How every plot looks: the style of a label, axes and their legend, and what empty input is told.
+"""How every plot looks: the style of a label, its text, axes and legend, and what is refused.
 
 Lines differ in style and marker as well as in colour, so that they can be told apart when printed
 grey; colour maps are monotone in lightness.
@@ -32,6 +32,7 @@ OTHER_LINES = "-", "--", "-.", ":"
 COLORMAP = "viridis"
 GUIDE = {"color": "0.35", "linewidth": 1, "linestyle": (0, (1, 1.5))}
 HATCH = {"hatch": "xxx", "facecolor": "white", "edgecolor": "0.7"}
+SMALLEST, LARGEST = 1e-100, 1e100  # log axes add margins, which overflow near the ends of float64
 LEGEND_BELOW = 40  # points: tick labels and the label of the axis
 
 
@@ -120,10 +121,32 @@ def other_styles(named):
             yield {"marker": marker} | ({"linestyle": line} if line else {})
 
 
+def plain(text):
+    r"""Names of runs, files and layers as they are: a dollar begins no formula.
+
+    Examples
+    --------
+    >>> plain("a$b$")
+    'a\\$b\\$'
+    """
+    return str(text).replace("$", r"\$")
+
+
+def in_legend(text):
+    """The same for a legend, which leaves out what begins with an underscore.
+
+    Examples
+    --------
+    >>> in_legend("_run")
+    ' _run'
+    """
+    return plain(f" {text}" if str(text).startswith("_") else text)
+
+
 def positive(values):
     """As floats, with NaN, a gap, for what cannot stand on a log scale."""
     values = np.asarray(values, float)
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    return np.where((values > SMALLEST) & (values < LARGEST), values, np.nan)
 
 
 def finite(values):
@@ -134,7 +157,7 @@ def finite(values):
 
 def finish(ax, title, xlabel, ylabel, *, integers=True, legend=True):
     """Title, labels, a faint grid, whole numbers on the x axis and the legend below it."""
-    ax.set_title(title)
+    ax.set_title(plain(title))
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.grid(True, which="major", alpha=0.3)

@@ -5,7 +5,15 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from minires.plots.style import COLORMAP, HATCH, expect_some, legend_below, new_axes, positive
+from minires.plots.style import (
+    COLORMAP,
+    HATCH,
+    expect_some,
+    legend_below,
+    new_axes,
+    plain,
+    positive,
+)
 
 LEVELS = 13
 CENTRE = {
@@ -49,7 +57,7 @@ def loss_surface(surface, *, ax=None, title="Loss around the weights of the mode
     expect_points("loss_surface", surface)
     ax = new_axes(5.8, 5.0) if ax is None else ax
     filled = draw_surface(ax, surface, levels_of(surface))
-    ax.set_title(title)
+    ax.set_title(plain(title))
     color_bar(ax.figure, filled, ax)
     legend_below(ax)
     return ax
@@ -75,7 +83,7 @@ def loss_surface_figure(surfaces):
     levels = levels_of(*surfaces.values())
     for ax, (title, surface) in zip(axes, surfaces.items(), strict=True):
         filled = draw_surface(ax, surface, levels)
-        ax.set_title(title)
+        ax.set_title(plain(title))
     for ax in axes[1:]:
         ax.set_ylabel("")
     figure.suptitle("Loss around the weights of each model")

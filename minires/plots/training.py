@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from minires.plots.style import expect_series, finish, finite, new_axes, styles_of
+from minires.plots.style import expect_series, finish, finite, in_legend, new_axes, styles_of
 
 
 def training_curves(histories, *, ax=None, column="loss", title=None):
@@ -32,7 +32,8 @@ def training_curves(histories, *, ax=None, column="loss", title=None):
     styles = styles_of(histories)
     for label, history in histories.items():
         values = finite(history.column(column))
-        ax.plot(history.column("epoch"), values, label=label, markersize=4, **styles[label])
+        style = styles[label] | {"markersize": 4}
+        ax.plot(history.column("epoch"), values, label=in_legend(label), **style)
     name = column.replace("_", " ")
     if "loss" in column:
         ax.set_yscale("log")

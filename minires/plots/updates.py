@@ -5,8 +5,9 @@ from matplotlib import colormaps
 
 from minires.plots.gradients import weights_of
 from minires.plots.heatmaps import by_step, short_names
-from minires.plots.style import COLORMAP, GUIDE, expect_some, finish, new_axes, positive
+from minires.plots.style import COLORMAP, GUIDE, expect_some, finish, in_legend, new_axes, positive
 
+RATIO, GUIDE_LABEL = 1e-3, "guide: 1e-3"  # update to weights
 MOST_LINES = 12
 LINES = "-", "--", "-.", ":"
 MARKERS = "osD^vx"
@@ -46,10 +47,17 @@ def update_ratios(flow, *, ax=None, paths=None):
     names, steps, table = by_step(found, lambda record: record.update_ratio)
     draw = draw_each if len(names) <= MOST_LINES else draw_spread
     draw(ax, names, steps, positive(table))
-    ax.axhline(1e-3, label="guide: 1e-3", **GUIDE)
-    ax.set_yscale("log")
+    draw_guide(ax)
     title = "Size of the updates, relative to the weights"
     return finish(ax, title, "step", "||update|| / ||w|| (log scale)")
+
+
+def draw_guide(ax):
+    """A log scale and a line at 1e-3, which stays in the view however far off the updates are."""
+    ax.set_yscale("log")
+    ax.update_datalim([(0, RATIO)], updatex=False)
+    ax.autoscale_view()
+    ax.axhline(RATIO, label=GUIDE_LABEL, **GUIDE)
 
 
 def chosen_parameters(flow, paths):
@@ -62,8 +70,9 @@ def chosen_parameters(flow, paths):
         if path not in known:
             raise ValueError(f"update_ratios expects paths out of {known}, got {path!r}")
     expect_some("update_ratios", paths, "at least one path", paths)
-    found = [record for record in flow.parameters if record.path in paths]
-    return sorted(found, key=lambda record: paths.index(record.path))
+    place = {path: i for i, path in enumerate(paths)}
+    found = [record for record in flow.parameters if record.path in place]
+    return sorted(found, key=lambda record: place[record.path])
 
 
 def draw_each(ax, names, steps, table):
@@ -72,7 +81,7 @@ def draw_each(ax, names, steps, table):
     for i, (name, values) in enumerate(zip(short_names(names), table, strict=True)):
         style = {"linestyle": LINES[i % 4], "marker": MARKERS[i % 6], "color": colors[i]}
         every = max(1, len(steps) // 8)
-        ax.plot(steps, values, label=name, markersize=4, markevery=every, **style)
+        ax.plot(steps, values, label=in_legend(name), markersize=4, markevery=every, **style)
 
 
 def draw_spread(ax, names, steps, table):
@@ -82,7 +91,7 @@ def draw_spread(ax, names, steps, table):
     ax.plot(steps, middle, label=f"median of {len(names)} layers", **MEDIAN)
     every = max(1, len(steps) // 8)
     for which, i, style in (("first", 0, FIRST), ("last", -1, LAST)):
-        label = f"{which}: {short_names(names)[i]}"
+        label = in_legend(f"{which}: {short_names(names)[i]}")
         ax.plot(steps, table[i], label=label, markersize=4, markevery=every, **style)
 
 
