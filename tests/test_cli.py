@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from minires.cli import main
+from minires.flow import FlowLog, HistogramRecord, ResidualRecord
 from minires.models import BUILDERS
 
 LAYER = """
@@ -100,6 +101,84 @@ def test_flow_goes_on_with_the_others_when_one_model_breaks_down(tmp_path, capsy
         assert f"{name}: stopped: training expects finite numbers" in text
     assert "Update too large" in text
     assert (tmp_path / "flow.png").is_file()
+
+
+def test_flow_of_a_run_that_breaks_down_at_once_gives_a_picture_and_no_warning(tmp_path):
+    arguments = ["flow", "--models", "resnet8", "--steps", "2", "--lr", "1e30"]
+    run = [sys.executable, "-W", "error", "-m", "minires", *arguments, "--out", str(tmp_path)]
+    result = subprocess.run(run, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, "")
+    with Image.open(tmp_path / "flow.png") as picture:
+        assert len(picture.convert("L").getcolors(256)) > 20
+
+
+def test_flow_that_is_interrupted_keeps_what_was_recorded(tmp_path, capsys, monkeypatch):
+    from minires.cli import flow
+
+    steps = iter(range(5))
+
+    def interrupted(*arguments):
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+        return train_step(*arguments)
+
+    train_step = flow.train_step
+    monkeypatch.setattr(flow, "train_step", interrupted)
+    arguments = ["flow", "--models", "plain8,resnet8,plain20", "--steps", "3", "--every", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "some")]) == 130
+    captured = capsys.readouterr()
+    assert captured.err == "minires: error: interrupted\n"
+    files = "plain8.csv, plain8.jsonl, resnet8.csv, resnet8.jsonl"
+    assert captured.out.endswith(f"\nwrote {files} into {tmp_path / 'some'}\n")
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == files.split(", ")
+    assert FlowLog.read(tmp_path / "some" / "resnet8.csv").steps == [1]
+
+    steps = iter([4])  # before the first step
+    assert main([*arguments, "--out", str(tmp_path / "none")]) == 130
+    assert "wrote nothing" in capsys.readouterr().out
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def residual_record(share=0.5):
+    return ResidualRecord(1, "block0", 2.0, 2.0, 1.0, 0.5, 3.0, share, 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["residuals", "_run", "a$\\frac$", "\u6a21\u578b"])
+def test_flow_draws_a_log_of_residual_blocks_alone_whatever_its_name(name, tmp_path, capsys):
+    FlowLog([residual_record()]).to_csv(tmp_path / f"{name}.csv")
+    assert main(["flow", "--log", str(tmp_path / f"{name}.csv"), "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r" 1 +- +50% first block, 50% last +-\n", text)
+    assert f"\n{name}: Healthy" in text
+    assert (tmp_path / "flow.png").is_file()
+
+
+def test_flow_says_in_one_line_that_a_log_has_nothing_to_draw_and_writes_nothing(tmp_path, capsys):
+    FlowLog([HistogramRecord(1, "conv", "y", 0.0, 1.0, (1, 1))]).to_csv(tmp_path / "h.csv")
+    out = tmp_path / "out"
+    assert main(["flow", "--log", str(tmp_path / "h.csv"), "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "expects records of weights or residual blocks" in captured.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("--steps 100", "--every 1", "--no-norm", "--lr 0", "--batch-size 64", "--data digits"),
+        *("--seed 0", "--ops fast", "--models resnet8", "--steps 3 --seed 1"),
+    ],
+)
+def test_flow_refuses_options_of_training_beside_a_log(given, tmp_path, capsys):
+    FlowLog([residual_record()]).to_csv(tmp_path / "log.csv")
+    arguments = ["flow", "--log", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, *given.split()]) == 2
+    named = ", ".join(word for word in given.split() if word.startswith("--"))
+    line = f"minires: error: flow expects either {named} to train or --log to read, got both\n"
+    assert capsys.readouterr() == ("", line)
+    assert not (tmp_path / "out").exists()
 
 
 def test_reproduce_prints_expected_beside_got_and_writes_both(tmp_path, capsys):
@@ -286,6 +365,8 @@ MISTAKES = [
     (["flow", "--log", "{layer}"], "expects a .csv or .jsonl file"),
     (["flow", "--log", "{log}", "--models", "resnet8"], "either --models to train or --log"),
     (["flow", "--log", "{log}"], "an empty log"),
+    (["flow", "--log", "{full}", "{full}"], "expects each --log once"),
+    (["flow", "--log", "{full}", "{folder}/./full.jsonl"], "expects each --log once"),
     (["flow", "--models", "resnet8", "--out", "{file}"], "expected a folder to write to"),
     (["reproduce", "everything"], "invalid choice: 'everything'"),
     (["reproduce", "paths", "--seeds", "0"], "expected an integer >= 1"),
@@ -309,7 +390,10 @@ def test_a_mistake_gets_one_line_on_stderr_and_code_2(arguments, words, layer_fi
     (layer_file.parent / "broken.py").write_text("class Layer(:\n")
     (layer_file.parent / "file").write_text("")
     (layer_file.parent / "log.jsonl").write_text("")
+    FlowLog([residual_record()]).to_jsonl(layer_file.parent / "full.jsonl")
     places = {
+        "folder": layer_file.parent,
+        "full": layer_file.parent / "full.jsonl",
         "log": layer_file.parent / "log.jsonl",
         "file": layer_file.parent / "file",
         "layer": layer_file,

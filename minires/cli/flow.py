@@ -1,6 +1,7 @@
 """record what flows through some models while they train, compare and draw it; or draw a log"""
 
 import math
+import warnings
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,17 @@ from minires.training import evaluate, train_step
 EXAMPLE = "minires flow --models plain20,resnet20,plain56,resnet56 --steps 100 --out flow"
 MODELS = "plain20,resnet20,plain56,resnet56"
 RECORDED = 20  # steps, unless --every says otherwise
+TRAINING = {  # options and defaults; argparse has None for all, to tell what was given
+    "models": MODELS.split(","),
+    "data": "digits",
+    "steps": 100,
+    "every": None,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "no_norm": False,
+    "seed": 0,
+    "ops": "fast",
+}
 
 
 class Run(NamedTuple):
@@ -42,16 +54,17 @@ def add_arguments(parser):
     """The options of the command."""
     add = parser.add_argument
     add("--models", type=names, metavar="A,B,...", help=f"default {MODELS}")
-    add("--data", choices=LOADERS, default="digits", help="default digits")
-    add("--steps", type=positive_int, default=100, metavar="S", help="default 100")
+    add("--data", choices=LOADERS, help="default digits")
+    add("--steps", type=positive_int, metavar="S", help="default 100")
     add("--every", type=positive_int, metavar="K", help=f"default: about {RECORDED} in all")
-    add("--batch-size", type=positive_int, default=64, metavar="N", help="default 64")
-    add("--lr", type=non_negative, default=1e-3, metavar="LR", help="of Adam; default 0.001")
-    add("--no-norm", action="store_true", help="leave out batch norm")
+    add("--batch-size", type=positive_int, metavar="N", help="default 64")
+    add("--lr", type=non_negative, metavar="LR", help="of Adam; default 0.001")
+    add("--no-norm", action="store_const", const=True, help="leave out batch norm")
     add("--log", nargs="+", metavar="FILE", help="draw from these .csv or .jsonl logs instead")
     add("--out", default="minires_flow", metavar="DIR", help="default minires_flow")
-    add("--seed", type=seed, default=0, metavar="S", help="default 0")
+    add("--seed", type=seed, metavar="S", help="default 0")
     add_ops(parser)
+    parser.set_defaults(ops=None)
 
 
 def names(text):
@@ -60,34 +73,54 @@ def names(text):
 
 
 def run(options):
-    """Record or read, print the comparison and what is wrong, draw."""
-    if options.log and options.models:
-        raise ValueError("flow expects either --models to train or --log to read, got both")
+    """Record or read, draw, print the comparison and what is wrong."""
     if options.log:
+        expect_no_training(options)
         runs = read_all(options.log)
+        figure = draw(runs)  # nothing is printed or written if there is nothing to draw
         folder = make_folder(options.out)
     else:
+        fill_in(options)
         data, models = prepare(options)
         folder = make_folder(options.out)
         runs = train_all(data, models, options, folder)
+        figure = draw(runs)
+    save(figure, folder)
     print(table(runs))
     for name, result in runs.items():
         stopped = f"stopped: {result.stopped}\n" if result.stopped else ""
         print(f"\n{name}: {stopped}{diagnose(result.log)}")
-    draw(folder, runs)
     logs = "" if options.log else " and the log of each model, .csv and .jsonl,"
     print(f"\nwrote flow.png{logs} into {folder}")
     return 1 if any(result.stopped for result in runs.values()) else 0
 
 
+def expect_no_training(options):
+    """Refuse options that a log from a file cannot follow."""
+    given = [name for name in TRAINING if getattr(options, name) is not None]
+    if given:
+        named = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"flow expects either {named} to train or --log to read, got both")
+
+
+def fill_in(options):
+    """Defaults for what was not given."""
+    for name, value in TRAINING.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+
+
 def read_all(files):
     """{name: Run} of log files; the name is the file's, without its suffix."""
-    runs = {}
+    runs, seen = {}, set()
     for file in map(Path, files):
         if not file.is_file():
             raise ValueError(f"flow expects --log to be files, got {str(file)!r}, which is none")
+        if file.resolve() in seen:
+            raise ValueError(f"flow expects each --log once, got {str(file)!r} again")
+        seen.add(file.resolve())
         log = FlowLog.read(file)
-        if not log.parameters:
+        if not len(log):
             raise ValueError(f"flow expects recorded steps in {str(file)!r}, got an empty log")
         name = file.stem if file.stem not in runs else str(file)
         runs[name] = Run(log)
@@ -96,7 +129,7 @@ def read_all(files):
 
 def prepare(options):
     """The data, and {name: model}."""
-    wanted = options.models or names(MODELS)
+    wanted = options.models
     for name in wanted:
         if name not in BUILDERS:
             known = ", ".join(BUILDERS)
@@ -117,38 +150,54 @@ def prepare(options):
 
 
 def train_all(data, models, options, folder):
-    """Train and record one model after the other, and write each one's log."""
+    """Train and record one model after the other, and write each one's log, whatever happens."""
     every = options.every or max(1, options.steps // RECORDED)
     print(
         f"{data}; Adam {options.lr:g}, batch {options.batch_size}, {options.steps} steps, "
         f"recorded every {every}, seed {options.seed}",
         flush=True,
     )
-    runs = {}
-    for name, model in models.items():
-        runs[name] = train(name, model, data, every, options)
-        runs[name].log.to_csv(folder / f"{name}.csv")
-        runs[name].log.to_jsonl(folder / f"{name}.jsonl")
+    runs, written = {}, []
+    try:
+        for name, model in models.items():
+            recorder = FlowRecorder(model, every=every, ops=OPS[options.ops])
+            try:
+                runs[name] = train(name, recorder, data, options)
+            finally:
+                written += write(recorder, folder, name)
+    except KeyboardInterrupt:
+        print(f"\nwrote {', '.join(written)} into {folder}" if written else "\nwrote nothing")
+        raise
     return runs
 
 
-def train(name, model, data, every, options):
+def write(log, folder, name):
+    """A log in both formats, if there is anything in it; returns the names of the files."""
+    if not len(log):
+        return []
+    files = [f"{name}.csv", f"{name}.jsonl"]
+    log.to_csv(folder / files[0])
+    log.to_jsonl(folder / files[1])
+    return files
+
+
+def train(name, recorder, data, options):
     """Some steps of training with a recorder around them."""
-    ops = OPS[options.ops]
+    model, ops = recorder.model, OPS[options.ops]
     optimizer, loss = Adam(model.parameters(), options.lr, ops=ops), SoftmaxCrossEntropy(ops=ops)
     steps = islice(endless(data, options.batch_size, options.seed), options.steps)
-    with FlowRecorder(model, every=every, ops=ops) as flow:
+    with recorder:
         bar = tqdm(steps, name, total=options.steps, unit="step", disable=None, leave=False)
         try:
             for x, labels in bar:
                 value, _ = train_step(model, loss, optimizer, x, labels)
                 bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
         except NonFiniteError as error:
-            return Run(flow, stopped=error)
+            return Run(recorder, stopped=error)
         finally:
             bar.close()
     accuracy = evaluate(model, data.x_test, data.y_test, loss=loss).accuracy
-    return Run(flow, accuracy)
+    return Run(recorder, accuracy)
 
 
 def endless(data, batch_size, rng):
@@ -184,9 +233,15 @@ def show_share(log, step):
     return f"{shares[0]:.0%} first block, {shares[-1]:.0%} last" if shares else "-"
 
 
-def draw(folder, runs):
-    """The comparison as a picture."""
+def draw(runs):
+    """The comparison as a figure."""
     from minires import plots  # matplotlib takes a second to import
 
-    logs = {name: result.log for name, result in runs.items()}
-    plots.flow_figure(logs).savefig(folder / "flow.png", dpi=150)
+    return plots.flow_figure({name: result.log for name, result in runs.items()})
+
+
+def save(figure, folder):
+    """Write the figure; letters of file names that its font lacks become boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(folder / "flow.png", dpi=150)
