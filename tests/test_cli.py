@@ -182,11 +182,11 @@ def test_flow_refuses_options_of_training_beside_a_log(given, tmp_path, capsys):
 
 
 def test_reproduce_prints_expected_beside_got_and_writes_both(tmp_path, capsys):
-    assert main(["reproduce", "paths", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert main(["reproduce", "growth", "--seeds", "1", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert re.search(r"quantity +expected +got", text)
     assert "within tolerance, in" in text
-    with (tmp_path / "paths.csv").open(newline="") as file:
+    with (tmp_path / "growth.csv").open(newline="") as file:
         assert {row["agrees"] for row in csv.DictReader(file)} == {"True"}
 
 
@@ -249,7 +249,7 @@ def test_summary_takes_a_size_and_a_number_of_classes(capsys):
         ["train", "--model", "plain8", "--epochs", "1", "--optimizer", "sgd", "--out", "{folder}"],
         ["check"],
         ["flow", "--models", "plain8,resnet8", "--steps", "2", "--out", "{folder}"],
-        ["reproduce", "ledger", "--seeds", "1"],
+        ["reproduce", "growth", "--seeds", "1"],
     ],
     ids=" ".join,
 )
