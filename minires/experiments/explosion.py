@@ -150,6 +150,6 @@ def rows(result):
     return [
         row("growth of |dx|^2 a layer, dense, batch norm, ReLU", FACTOR, 0.03, squared),
         row("growth of |dx| a layer, dense, batch norm, ReLU", math.sqrt(FACTOR), 0.015, root),
-        row(f"orders of |dw|, plain-{depth}", 3, 1, orders(weights["plain"])),
+        row(f"orders of |dw|, plain-{depth}", 4, 1.2, orders(weights["plain"])),
         row(f"orders of |dw|, residual-{depth}", 0.5, 0.5, orders(weights["residual"])),
     ]
