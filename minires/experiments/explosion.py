@@ -142,7 +142,8 @@ def rows(result):
     -------
     rows : list of Row
         "Orders" are orders of magnitude between the largest and the smallest weight gradient of
-        the convolutions; "two to four" is 3 with a tolerance of 1, "within one" 0.5 with 0.5.
+        the convolutions: "over four" is 4 with a tolerance of 1.2, within which they are 3.0 here;
+        "within one" is 0.5 with 0.5.
     """
     squared, root = result.factors.mean(axis=1), np.sqrt(result.factors).mean(axis=1)
     weights = result.weight_gradients
