@@ -143,10 +143,16 @@ def test_measuring_leaves_the_model_as_it_was():
     assert not any(layer.observers for _, layer in model.named_layers())
 
 
+def test_a_share_keeps_its_digits_where_the_parts_all_but_cancel():
+    block = Residual(Times(-1 + 1e-9))
+    (record,) = residual_ledger(block, np.ones((1, 2)), np.ones((1, 2)), loss=Sum())
+    assert record.shortcut_share == pytest.approx(1e9, rel=1e-6)
+
+
 def test_a_branch_that_gives_nothing_has_no_angle():
     (record,) = residual_ledger(Residual(Times(0.0)), np.ones((1, 2)), np.ones((1, 2)), loss=Sum())
     assert np.isnan(record.cosine)
-    assert (record.shortcut_share, record.branch_ratio) == (1, 0)
+    assert (record.shortcut_share, record.branch_ratio) == (pytest.approx(1), 0)
 
 
 def test_mistakes_are_named():

@@ -276,6 +276,24 @@ def test_weights_of_ones_own_layers_and_of_a_lone_layer_have_a_depth():
         assert [norm.path for norm in flow.gradient_norms(1)] == paths
 
 
+def test_a_norm_that_a_layer_runs_in_inference_mode_is_left_out():
+    class Frozen(Layer):
+        def __init__(self):
+            self.inner = BatchNorm2d(3, dtype=np.float64)
+
+        def _forward(self, x, training):
+            return self.inner.forward(x, training=False), ()
+
+        def _backward(self, dy, cache):
+            return self.inner.backward(dy)
+
+    model = Sequential(a=Frozen())
+    with FlowRecorder(model) as flow:
+        model.backward(model.forward(np.ones((4, 3)), training=True))
+    assert [record.path for record in flow.layers] == ["", "a"]
+    assert not model.observers
+
+
 def test_for_a_few_rows_no_unit_is_called_dead():
     model = Sequential(relu=ReLU())
     with FlowRecorder(model) as flow:

@@ -14,7 +14,7 @@ norm have healthy gradient norms, and still degrade. So it is here at depth 20; 
 gradient explodes and is shattered, whatever the first weights. Without batch norm it vanishes and
 is not shattered. Residual connections cure the vanishing; without a norm and with He's weights they
 turn it into an explosion, as each block adds its variance. And a healthy gradient is not enough:
-networks that begin with weights of 0.01 are slow to learn at any depth.
+residual networks that begin with weights of 0.01 and no norm have one, and are slow to learn.
 
 References
 ----------

@@ -160,7 +160,10 @@ def collected(seen):
     entries = {}
     for kind, path, step, message in seen:
         entries.setdefault((kind, path), []).append((step, message))
-    found = [Finding(*key, entry[0][0], len(entry), entry[0][1]) for key, entry in entries.items()]
+    found = [
+        Finding(*key, entry[0][0], len({step for step, _ in entry}), entry[0][1])
+        for key, entry in entries.items()
+    ]
     order = list(ADVICE)
     return sorted(found, key=lambda finding: order.index(finding.kind))  # within one as it came
 

@@ -94,7 +94,7 @@ class Ledger(Observer):
                 branch_norm=b,
                 cosine=ratio(together, s * b),
                 dx_norm=dx_norm,
-                shortcut_share=ratio(s * s + together, s * s + b * b + 2 * together),
+                shortcut_share=ratio(self.inner_product(shortcut, dx), dx_norm * dx_norm),
                 x_norm=x_norm,
                 f_norm=f_norm,
                 branch_ratio=ratio(f_norm, x_norm),

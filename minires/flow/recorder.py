@@ -84,9 +84,9 @@ class FlowRecorder(FlowLog):
         return self
 
     def __exit__(self, error, *_):
-        self._end_step()
         gate, self._gate = self._gate, None
         take_off(self.model, gate)
+        self._end_step()
         if error is None and gate.advice:
             warnings.warn(f"FlowRecorder {gate.advice}", UserWarning, stacklevel=2)
 
@@ -244,7 +244,8 @@ class StepObserver(Observer):
 
     def records(self):
         """All records of the step, once the optimiser has acted, in the order of the model."""
-        layers = [path for path in self.paths.values() if path in self.backward]
+        both = self.forward.keys() & self.backward.keys()  # a frozen norm runs in inference mode
+        layers = [path for path in self.paths.values() if path in both]
         order = list(self.ledger.blocks.values())
         return [
             *(self.layer_record(path) for path in layers),
