@@ -181,6 +181,13 @@ def test_flow_refuses_options_of_training_beside_a_log(given, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--no-norm"]])
+def test_flow_leaves_out_batch_norm_only_if_it_is_asked_to(more, tmp_path):
+    arguments = ["flow", "--models", "resnet8", "--steps", "1", "--out", str(tmp_path)]
+    assert main([*arguments, *more]) == 0
+    assert ("BatchNorm2d" in (tmp_path / "resnet8.csv").read_text()) == (not more)
+
+
 def test_reproduce_prints_expected_beside_got_and_writes_both(tmp_path, capsys):
     assert main(["reproduce", "growth", "--seeds", "1", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out

@@ -7,6 +7,7 @@ import pytest
 
 from minires.data import load_digits
 from minires.flow import gradient_norms
+from minires.layers import Dense, Flatten, Sequential
 from minires.losses import SoftmaxCrossEntropy
 from minires.models import cifar_resnet
 
@@ -61,3 +62,11 @@ def test_gradients_from_before_do_not_count_and_the_loss_can_be_chosen():
     assert gradient_norms(model, X, Y) == clean
     smoothed = gradient_norms(model, X, Y, loss=SoftmaxCrossEntropy(label_smoothing=0.5))
     assert smoothed[0].norm != clean[0].norm
+
+
+def test_only_a_layer_called_shortcut_is_left_out_and_a_shared_weight_comes_once():
+    model = Sequential(flat=Flatten(), noshortcut=Dense(64, 10, rng=0), b=Dense(10, 10, rng=1))
+    assert [norm.path for norm in gradient_norms(model, X, Y)] == ["noshortcut.weight", "b.weight"]
+    model.c = Dense(10, 10, rng=2)
+    model.c.weight = model.b.weight
+    assert [norm.path for norm in gradient_norms(model, X, Y)] == ["noshortcut.weight", "b.weight"]

@@ -15,6 +15,7 @@ from minires.models import cifar_resnet
 DIGITS = load_digits()
 X, Y = DIGITS.x_train[:64], DIGITS.y_train[:64]
 NUMBERS = ("norm", "mean", "std", "zeros")
+GROWN = [(1, 1.0), (2, 1e3)]  # step, gradient norm
 
 
 def diagnosis(model, optimizer=None, steps=3, **options):
@@ -163,6 +164,31 @@ def test_two_layers_are_compared_with_each_other_and_only_the_first_is_judged():
     assert [(f.kind, f.path) for f in found.findings] == [("vanishing", "1.weight")]
     found = diagnose(FlowLog(records_of([1e3, 1.0])))
     assert [(f.kind, f.path) for f in found.findings] == [("exploding", "1.weight")]
+
+
+def with_ratio(ratio):
+    return FlowLog([ParameterRecord(1, "w", "weight", 1, 1.0, 1.0, ratio, ratio)])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "kind"),
+    [(9e-6, "update too small"), (1.1e-5, None), (0.09, None), (0.11, "update too large")],
+)
+def test_updates_are_off_beyond_a_hundred_times_the_guide_either_way(ratio, kind):
+    assert [f.kind for f in diagnose(with_ratio(ratio)).findings] == ([kind] if kind else [])
+
+
+def test_half_of_the_steps_are_enough_to_be_named():
+    norms = [[1.0, 1.0]] * 2 + [[1e3, 1.0]] * 2
+    logs = [records_of(given, step) for step, given in enumerate(norms, start=1)]
+    found = diagnose(FlowLog([record for records in logs for record in records]))
+    assert found.paths("exploding") == ["1.weight"]
+
+
+def test_only_weights_are_said_to_grow():
+    grown = [dataclasses.replace(records_of([g], step)[0], role="bias") for step, g in GROWN]
+    assert diagnose(FlowLog(grown)).paths("growing") == []
+    assert diagnose(FlowLog([records_of([g], step)[0] for step, g in GROWN])).paths("growing")
 
 
 def test_one_wild_step_among_many_is_not_the_networks_fault():

@@ -276,6 +276,18 @@ def test_weights_of_ones_own_layers_and_of_a_lone_layer_have_a_depth():
         assert [norm.path for norm in flow.gradient_norms(1)] == paths
 
 
+@pytest.mark.parametrize(("rows", "share"), [(15, None), (16, 1.0), (257, 1.0)])
+def test_from_16_rows_on_units_can_be_called_dead_and_the_last_row_counts(rows, share):
+    for alive in (False, True):
+        x = -np.ones((rows, 2))
+        x[-1, 1] = 1 if alive else -1
+        model = Sequential(relu=ReLU())
+        with FlowRecorder(model) as flow:
+            model.backward(model.forward(x, training=True))
+        wanted = share / 2 if alive and share else share
+        assert record_of(flow.layers, "relu").dead == wanted
+
+
 def test_a_norm_that_a_layer_runs_in_inference_mode_is_left_out():
     class Frozen(Layer):
         def __init__(self):
