@@ -142,8 +142,8 @@ def rows(result):
     -------
     rows : list of Row
         "Orders" are orders of magnitude between the largest and the smallest weight gradient of
-        the convolutions: "over four" is 4 with a tolerance of 1.2, within which they are 3.0 here;
-        "within one" is 0.5 with 0.5.
+        the convolutions. "Over four" is 4 with a tolerance of 0.5, which plain-56 on the digits
+        does not reach: it has 3.0. "Within one" is 0.5 with 0.5.
     """
     squared, root = result.factors.mean(axis=1), np.sqrt(result.factors).mean(axis=1)
     weights = result.weight_gradients
@@ -151,6 +151,6 @@ def rows(result):
     return [
         row("growth of |dx|^2 a layer, dense, batch norm, ReLU", FACTOR, 0.03, squared),
         row("growth of |dx| a layer, dense, batch norm, ReLU", math.sqrt(FACTOR), 0.015, root),
-        row(f"orders of |dw|, plain-{depth}", 4, 1.2, orders(weights["plain"])),
+        row(f"orders of |dw|, plain-{depth}", 4, 0.5, orders(weights["plain"])),
         row(f"orders of |dw|, residual-{depth}", 0.5, 0.5, orders(weights["residual"])),
     ]
