@@ -82,6 +82,13 @@ def expect_number(owner, name, value, at_least=None, at_most=None, below=None, a
     return float(value)
 
 
+def expect_bool(owner, name, value):
+    """Return `value` as a bool, or raise ValueError if it is something else."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{owner} expects {name} to be True or False, got {value!r}")
+    return bool(value)
+
+
 def expect_choice(owner, name, value, choices):
     """Return `value`, or raise ValueError if it is not among `choices`."""
     if not any(value is choice or (value == choice) is True for choice in choices):

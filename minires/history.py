@@ -55,16 +55,20 @@ class History:
             raise ValueError(f"History expects a column out of {names}, got {name!r}")
         return [getattr(epoch, name) for epoch in self.epochs]
 
+    def rows(self):
+        """[{name: number}], one an epoch."""
+        return [asdict(epoch) for epoch in self.epochs]
+
     def to_csv(self, path):
         """Write a header and one line an epoch; what was not measured stays empty."""
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
             writer.writeheader()
-            writer.writerows(asdict(epoch) for epoch in self.epochs)
+            writer.writerows(self.rows())
 
     def to_jsonl(self, path):
         """Write one JSON object a line."""
-        lines = [json.dumps(asdict(epoch)) + "\n" for epoch in self.epochs]
+        lines = [json.dumps(row) + "\n" for row in self.rows()]
         Path(path).write_text("".join(lines), encoding="utf-8")
 
     def __len__(self):

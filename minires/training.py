@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +96,7 @@ def fit(
     validation=None,
     rng=None,
     shuffle=True,
+    preprocess=None,
     progress=None,
     on_epoch_end=None,
 ):
@@ -121,6 +123,9 @@ def fit(
         Shuffles the examples. As in NumPy, None draws from the system's entropy.
     shuffle : bool
         Whether the examples come in a new order in every epoch.
+    preprocess : Preprocess, optional
+        Centres, scales and augments images in training, centres and scales them in tests. Images
+        read from files are uint8 and need one: see `minires.data.Preprocess.of`.
     progress : bool, optional
         Whether to draw a bar; left out, it is drawn in a terminal only.
     on_epoch_end : callable, optional
@@ -142,7 +147,7 @@ def fit(
     batch_size = expect_int("fit", "batch_size", batch_size)
     if clip_norm is not None:
         expect_number("fit", "clip_norm", clip_norm, above=0)
-    x, labels, test = training_and_test(data, validation)
+    x, labels, test = training_and_test(data, validation, preprocess)
     loss = default_loss(model, loss)
     expect_players("fit", model, loss, optimizer)
     refuse_foreign_parameters(model, optimizer)
@@ -150,7 +155,7 @@ def fit(
         if function is not None:
             expect_callable("fit", name, function)
     for images, classes in [(x, labels), *([test] if test else [])]:
-        rehearse(model, loss, images, classes)
+        rehearse(model, loss, seen(preprocess, images[:1]), classes)
     rng = as_rng("fit", rng)
     history = History()
     total = epochs * count_batches(len(x), batch_size)
@@ -160,23 +165,26 @@ def fit(
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch}/{epochs}")
             mean = RunningMean()
-            for xb, yb in batches(x, labels, batch_size, rng, shuffle=shuffle):
+            prepare = preprocess and partial(preprocess.training, epoch=epoch)
+            options = {"shuffle": shuffle, "prepare": prepare}
+            for xb, yb in batches(x, labels, batch_size, rng, **options):
                 if schedule is not None:
                     optimizer.lr = schedule(optimizer.steps)
                 value, logits = train_step(model, loss, optimizer, xb, yb, clip_norm=clip_norm)
                 mean.add(value, accuracy_of(logits, yb), len(xb))
                 bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
                 bar.update()
-            tested = evaluate(model, *test, loss=loss) if test else (None, None)
+            tested = test and evaluate(model, *test, loss=loss, preprocess=preprocess)
+            measured = *mean.value, *(tested or (None, None))
             seconds = time.perf_counter() - start
-            record = Epoch(epoch, optimizer.steps, *mean.value, *tested, optimizer.lr, seconds)
+            record = Epoch(epoch, optimizer.steps, *measured, optimizer.lr, seconds)
             history.epochs.append(record)
             if on_epoch_end is not None:
                 on_epoch_end(record)
     return history
 
 
-def evaluate(model, x, labels, *, loss=None, batch_size=256):
+def evaluate(model, x, labels, *, loss=None, batch_size=256, preprocess=None):
     """Mean loss and accuracy, in inference mode.
 
     Parameters
@@ -187,6 +195,8 @@ def evaluate(model, x, labels, *, loss=None, batch_size=256):
     loss : object with forward, optional
         If left out, the cross-entropy that fits the model: see `losses.default_loss`.
     batch_size : int
+    preprocess : Preprocess or callable, optional
+        images -> what the model sees, batch by batch.
 
     Returns
     -------
@@ -196,12 +206,12 @@ def evaluate(model, x, labels, *, loss=None, batch_size=256):
     loss = default_loss(model, loss)
     mean, labels = RunningMean(), np.asarray(labels)
     for xb, yb in batches(x, labels, batch_size, shuffle=False):
-        logits = model.forward(xb)
+        logits = model.forward(seen(preprocess, xb))
         mean.add(loss.forward(logits, yb), accuracy_of(logits, yb), len(xb))
     return Evaluation(*mean.value)
 
 
-def predict(model, x, *, batch_size=256):
+def predict(model, x, *, batch_size=256, preprocess=None):
     """What the model gives in inference mode, batch by batch.
 
     Parameters
@@ -209,6 +219,8 @@ def predict(model, x, *, batch_size=256):
     model : Layer
     x : (N, ...) float
     batch_size : int
+    preprocess : Preprocess or callable, optional
+        images -> what the model sees, batch by batch.
 
     Returns
     -------
@@ -216,10 +228,14 @@ def predict(model, x, *, batch_size=256):
         Logits, unless the model ends in a Softmax. `y.argmax(axis=1)` are the classes.
     """
     batch_size = expect_int("predict", "batch_size", batch_size)
-    expect_array("predict", "x", x)
-    return np.concatenate(
-        [model.forward(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
-    )
+    expect_array("predict", "x", seen(preprocess, x[:1]))
+    parts = (x[i : i + batch_size] for i in range(0, len(x), batch_size))
+    return np.concatenate([model.forward(seen(preprocess, part)) for part in parts])
+
+
+def seen(preprocess, x):
+    """What the model sees of some images."""
+    return x if preprocess is None else preprocess(x)
 
 
 def accuracy_of(logits, labels):
@@ -245,7 +261,7 @@ class RunningMean:
         return tuple((self.totals / self.count).tolist())
 
 
-def training_and_test(data, validation):
+def training_and_test(data, validation, preprocess=None):
     """(x, labels, test) where test is (x, labels) or None.
 
     Raises
@@ -268,7 +284,7 @@ def training_and_test(data, validation):
         raise TypeError(f"fit expects data as a Dataset or (x, labels), got {type(data).__name__}")
     test = validation if validation is not None else test
     for images, classes in [(x, labels)] + ([test] if test is not None else []):
-        expect_array("fit", "x", images)
+        expect_images(images, preprocess)
         count = np.shape(classes)[0] if np.ndim(classes) else 0
         if len(images) != count:
             raise ValueError(
@@ -277,12 +293,25 @@ def training_and_test(data, validation):
     return x, np.asarray(labels), test and (test[0], np.asarray(test[1]))
 
 
+def expect_images(images, preprocess):
+    """Refuse what no model sees, and pixels as they are stored in a file."""
+    if preprocess is not None:
+        images = images[:1] if isinstance(images, np.ndarray) else images
+        return expect_array("fit", "preprocess(x)", preprocess(images))
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+        raise ValueError(
+            "fit expects x of dtype float32 or float64, or a preprocess, got uint8: pass "
+            "preprocess=minires.data.Preprocess.of(x_train)"
+        )
+    return expect_array("fit", "x", images)
+
+
 def rehearse(model, loss, x, labels):
-    """One image through the model, and all labels through the checks of the loss."""
+    """One image, as the model sees it, through the model; all labels through the loss's checks."""
     logits = model.forward(x[:1])
     if isinstance(loss, SoftmaxCrossEntropy | CategoricalCrossEntropy):
         expect_array(type(loss).__name__, "logits", logits, ("N", "K"))
-        as_targets(type(loss).__name__, labels, len(x), logits.shape[1], logits.dtype)
+        as_targets(type(loss).__name__, labels, len(labels), logits.shape[1], logits.dtype)
 
 
 def expect_players(owner, model, loss, optimizer):
