@@ -11,7 +11,9 @@ class Dataset:
 
     Attributes
     ----------
-    x_train, x_test : (N, H, W, C) float32
+    x_train, x_test : (N, H, W, C) float32 or uint8
+        float32 where images are drawn or bundled, uint8 from 0 to 255 where they are read from
+        files: a quarter of the memory.
     y_train, y_test : (N,) int64
         Class numbers.
     class_names : tuple of str
