@@ -101,6 +101,23 @@ def test_the_article_has_nothing_after_the_sum_and_kerass_defaults():
     assert 0.99 * limit < np.abs(blocks[0].branch.conv1.weight.value).max() <= limit
 
 
+def test_without_the_relu_after_the_add_the_blocks_are_the_sums_alone():
+    bare, usual = (models.resnet20(relu_after_add=choice, rng=0) for choice in (False, True))
+    blocks = [block for s in (bare.stage1, bare.stage2, bare.stage3) for _, block in s.children()]
+    assert [[name for name, _ in block.children()] for block in blocks] == [["sum"]] * 9
+    gone = {path for path, _ in usual.named_layers()} - {path for path, _ in bare.named_layers()}
+    assert gone == {f"stage{i}.block{j}.relu" for i in (1, 2, 3) for j in range(3)}
+    assert [path for path, _ in bare.named_parameters()] == [
+        path for path, _ in usual.named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("kind", ["plain", "preactivation"])
+def test_only_residual_networks_have_a_relu_after_the_add_to_leave_out(kind):
+    with pytest.raises(ValueError, match=f"relu_after_add of residual networks, got '{kind}'"):
+        cifar_resnet(8, kind=kind, relu_after_add=False)
+
+
 def test_a_seed_gives_the_same_weights_and_no_two_layers_share_them():
     a, b, c = models.resnet8(rng=1), models.resnet8(rng=1), models.resnet8(rng=2)
     for p, q in zip(a.parameters(), b.parameters(), strict=True):

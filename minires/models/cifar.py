@@ -23,6 +23,7 @@ def cifar_resnet(
     shortcut="A",
     norm="batch",
     initializer=he_normal,
+    relu_after_add=True,
     rng=None,
     dtype=np.float32,
     ops=default_ops,
@@ -46,6 +47,9 @@ def cifar_resnet(
         Without a norm the convolutions get a bias.
     initializer : callable
         Of the weights, from `minires.initializers`.
+    relu_after_add : bool
+        False leaves out the ReLU after each sum of a "residual" network, as `article_resnet` does,
+        so that the identity path is clean from the last sum of a stage to the first.
     rng : None, int or numpy.random.Generator
         For the weights. As in NumPy, None draws from the system's entropy.
     dtype : float32 or float64
@@ -68,7 +72,9 @@ def cifar_resnet(
         raise ValueError(f"cifar_resnet expects a depth of 6n + 2 (8, 14, 20, ...), got {depth}")
     if kind not in BLOCKS:
         raise ValueError(f"cifar_resnet expects kind to be one of {list(BLOCKS)}, got {kind!r}")
-    parts = Parts("cifar_resnet", norm, shortcut, rng, dtype, ops, initializer)
+    if kind != "residual" and not relu_after_add:
+        raise ValueError(f"cifar_resnet expects relu_after_add of residual networks, got {kind!r}")
+    parts = Parts("cifar_resnet", norm, shortcut, rng, dtype, ops, initializer, relu_after_add)
     relu = {"relu": ReLU(ops=ops)}
     preactivation = kind == "preactivation"
     stem = {"conv": parts.conv(C, 16, 3)}

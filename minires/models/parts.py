@@ -1,6 +1,6 @@
 """What the networks are put together from: a convolution, its norm, a shortcut, a block."""
 
-from minires.checks import as_rng, expect_choice, expect_dtype, expect_int
+from minires.checks import as_rng, expect_bool, expect_choice, expect_dtype, expect_int
 from minires.initializers import he_normal
 from minires.layers import (
     BatchNorm2d,
@@ -31,9 +31,23 @@ class Parts:
     rng : None, int or numpy.random.Generator
     dtype : float32 or float64
     ops : module
+    initializer : callable
+        Of the weights.
+    relu_after_add : bool
+        Whether a ReLU follows each sum.
     """
 
-    def __init__(self, owner, norm, shortcut, rng, dtype, ops, initializer=he_normal):
+    def __init__(
+        self,
+        owner,
+        norm,
+        shortcut,
+        rng,
+        dtype,
+        ops,
+        initializer=he_normal,
+        relu_after_add=True,
+    ):
         self.norm = expect_choice(owner, "norm", norm, NORMS)
         self.shortcut_kind = expect_choice(owner, "shortcut", shortcut, SHORTCUTS)
         self.options = {
@@ -43,6 +57,7 @@ class Parts:
             "initializer": initializer,
         }
         self.dtype, self.ops = self.options["dtype"], ops
+        self.relu_after_add = expect_bool(owner, "relu_after_add", relu_after_add)
 
     def conv(self, C, F, kernel_size, stride=1, bias=None):
         """A convolution that keeps the size at stride 1; with a bias where no norm follows."""
@@ -68,7 +83,7 @@ class Parts:
 
 
 def residual_block(parts, C, F, stride):
-    """Two 3x3 convolutions beside the shortcut, ReLU after the sum."""
+    """Two 3x3 convolutions beside the shortcut, and a ReLU after the sum if it is wanted."""
     branch = Sequential(
         conv1=parts.conv(C, F, 3, stride),
         **parts.norms("norm1", F),
@@ -82,7 +97,8 @@ def residual_block(parts, C, F, stride):
 def with_shortcut(parts, branch, C, F, stride):
     """relu(shortcut(x) + branch(x)); the ReLU stands outside, so the sum's gradient is exact."""
     total = Residual(branch, parts.shortcut(C, F, stride), ops=parts.ops)
-    return Sequential(sum=total, relu=ReLU(ops=parts.ops))
+    relu = {"relu": ReLU(ops=parts.ops)} if parts.relu_after_add else {}
+    return Sequential(sum=total, **relu)
 
 
 class ImageModel(Sequential):

@@ -5,6 +5,7 @@ The only importer of matplotlib, without pyplot, so no display is needed:
 """
 
 from minires.plots.activations import dead_units, histograms
+from minires.plots.classification import confusion_matrix, labelled_images
 from minires.plots.curves import autocorrelation, variance_growth
 from minires.plots.gradients import gradient_heatmap, gradient_norm_figure, gradient_norms
 from minires.plots.grid import gradient_grid
@@ -14,12 +15,13 @@ from minires.plots.paths import path_spectrum
 from minires.plots.residual import ledger, ledger_norms
 from minires.plots.style import STYLES, new_axes, style_of, styles_of
 from minires.plots.surface import loss_surface, loss_surface_figure
-from minires.plots.training import training_curves, training_figure
+from minires.plots.training import run_figure, training_curves, training_figure
 from minires.plots.updates import update_ratios
 
 __all__ = [
     "STYLES",
     "autocorrelation",
+    "confusion_matrix",
     "dead_units",
     "flow_figure",
     "gradient_grid",
@@ -27,6 +29,7 @@ __all__ = [
     "gradient_norm_figure",
     "gradient_norms",
     "histograms",
+    "labelled_images",
     "ledger",
     "ledger_norms",
     "lesions",
@@ -35,6 +38,7 @@ __all__ = [
     "multi_lesions",
     "new_axes",
     "path_spectrum",
+    "run_figure",
     "shuffles",
     "style_of",
     "styles_of",

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from minires.plots.style import expect_series, finish, finite, in_legend, new_axes, styles_of
+from minires.plots.style import expect_series, finish, finite, in_legend, new_axes, plain, styles_of
 
 
 def training_curves(histories, *, ax=None, column="loss", title=None):
@@ -58,3 +58,56 @@ def training_figure(histories):
     training_curves(histories, ax=right, column="test_accuracy", title="Test accuracy")
     right.set_ylim(0, 1.02)
     return figure
+
+
+def run_figure(name, history):
+    """Loss and error of one run, in training and on the test images, side by side.
+
+    Parameters
+    ----------
+    name : str
+        Of the run.
+    history : History
+        Epochs without a test are passed over in the lines of the test.
+
+    Returns
+    -------
+    figure : matplotlib Figure
+
+    Raises
+    ------
+    ValueError
+        If the history is empty.
+    """
+    expect_series("run_figure", {name: history}, "History")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for part, look in RUN_LINES.items():
+        loss, accuracy = part_names(part)
+        draw_measured(left, history, loss, part, look)
+        draw_measured(right, history, accuracy, part, look, turn=lambda share: 100 * (1 - share))
+    left.set_yscale("log")
+    right.set_ylim(bottom=0)
+    finish(left, "Loss", "epoch", "mean cross-entropy (log scale)")
+    finish(right, "Error", "epoch", "images classified wrongly, %")
+    figure.suptitle(plain(name))
+    return figure
+
+
+RUN_LINES = {
+    "training": {"color": "#1f5fa8", "linestyle": "--", "marker": "o", "markersize": 3},
+    "test": {"color": "#c0392b", "linestyle": "-", "marker": "s", "markersize": 4},
+}
+
+
+def part_names(part):
+    """Which columns of the History: loss and accuracy."""
+    return ("loss", "accuracy") if part == "training" else ("test_loss", "test_accuracy")
+
+
+def draw_measured(ax, history, column, label, look, turn=float):
+    """A line through the epochs in which the number was measured, if there are any."""
+    pairs = zip(history.column("epoch"), history.column(column), strict=True)
+    points = [(epoch, turn(value)) for epoch, value in pairs if value is not None]
+    if points:
+        ax.plot(*zip(*points, strict=True), label=label, **look)
