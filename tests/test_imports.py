@@ -14,7 +14,8 @@ FLOORS = [
     {"copyable", "core", "initializers", "threads"},
     {"layers"},
     {"losses", "models"},
-    {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"},
+    {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"}
+    | {"checkpoint", "state"},
     {"flow", "training"},
     {"testing", "plots", "keras", "experiments"},
     {"cli", "__main__"},
