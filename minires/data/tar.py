@@ -83,9 +83,10 @@ def refuse_unsafe(owner, path, member):
 
 
 def expect_plain(owner, path, member, size):
-    """Refuse a member that is sparse or has another size."""
-    if member.issparse() or member.size != size:
-        kind = "a sparse file" if member.issparse() else f"{member.size} bytes"
+    """Refuse a member that is a folder, sparse or of another size."""
+    plain = member.isreg() and not member.issparse()
+    if not plain or member.size != size:
+        kind = "a folder" if member.isdir() else f"{member.size} bytes" + ", sparse" * (not plain)
         raise DamagedFileError(
             f"{owner} expects {member.name} in {path} to have {size} bytes, got {kind}: "
             "the archive is damaged or another one; fetch it again"
