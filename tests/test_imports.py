@@ -17,7 +17,7 @@ FLOORS = [
     {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"}
     | {"checkpoint", "state"},
     {"flow", "training"},
-    {"testing", "plots", "keras", "experiments"},
+    {"testing", "plots", "keras", "experiments", "runs"},
     {"cli", "__main__"},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}

@@ -9,11 +9,35 @@ import sys
 from threadpoolctl import threadpool_limits
 
 from minires import __version__
-from minires.cli import bench, check, demo, flow, reproduce, summary, train, warmup
+from minires.cli import (
+    bench,
+    check,
+    demo,
+    evaluate,
+    flow,
+    predict,
+    report,
+    reproduce,
+    summary,
+    train,
+    warmup,
+)
 from minires.cli.arguments import Parser
 from minires.finite import NonFiniteError
 
-COMMANDS = (demo, train, flow, reproduce, summary, check, bench, warmup)
+COMMANDS = (
+    demo,
+    train,
+    evaluate,
+    predict,
+    report,
+    flow,
+    reproduce,
+    summary,
+    check,
+    bench,
+    warmup,
+)
 
 
 def main(argv=None):

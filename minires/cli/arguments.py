@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from minires import ops
+from minires.data import FILE_LOADERS, LOADERS
 
 OPS = {"fast": ops.fast, "reference": ops.reference}
 
@@ -20,6 +21,22 @@ def add_ops(parser):
     """The option --ops; `OPS[options.ops]` is the module."""
     text = "fast: Numba, to run (default); reference: NumPy, to read"
     parser.add_argument("--ops", choices=OPS, default="fast", help=text)
+
+
+def add_data(parser):
+    """The options that say which images; None unless given."""
+    text = f"{', '.join([*LOADERS, *FILE_LOADERS])}, or a folder with a sub-folder a class"
+    parser.add_argument("--data", metavar="DATA", help=f"default digits; {text}")
+    text = "what the images of a folder are resized to"
+    parser.add_argument("--image-size", type=image_size, metavar="H,W", help=text)
+    add_data_files(parser)
+
+
+def add_data_files(parser):
+    """The options that say where the files of the images are."""
+    text = "where the files are; default $MINIRES_DATA, then the cache"
+    parser.add_argument("--data-root", metavar="DIR", help=text)
+    parser.add_argument("--download", action="store_true", help="fetch files that are missing")
 
 
 def positive_int(text):
@@ -52,6 +69,14 @@ def non_negative(text):
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
     return value
+
+
+def image_size(text):
+    """Height and width with a comma, such as 32,32."""
+    sizes = shape(text)
+    if len(sizes) != 2:
+        raise argparse.ArgumentTypeError(f"expected a size such as 32,32, got {text!r}")
+    return list(sizes)
 
 
 def shape(text):

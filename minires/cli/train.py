@@ -1,108 +1,178 @@
-"""train a model and write its history and curves into a folder"""
+"""train a model: a recipe, checkpoints to resume from, a report"""
 
-import json
+import sys
+from pathlib import Path
 
-import numpy as np
-
-from minires import __version__
-from minires.cli.arguments import OPS, add_ops, make_folder, non_negative, positive_int, seed
-from minires.data import LOADERS, count_batches
+from minires.cli.arguments import OPS, add_data, make_folder, non_negative, positive_int, seed
 from minires.history import describe
-from minires.losses import SoftmaxCrossEntropy
-from minires.models import BUILDERS, build
-from minires.optimizers import SGD, Adam, AdamW
-from minires.schedules import Constant, Cosine, OneCycle
-from minires.training import fit
+from minires.runs import RECIPES, Settings, StopRequest, begin, open_saved, resume
+from minires.runs.run import CHECKPOINT
 
-EXAMPLE = "minires train --model resnet20 --data digits --epochs 5 --out run"
+EXAMPLE = "minires train --model resnet20 --data cifar10 --recipe fast20 --out run"
 
-OPTIMIZERS = {
-    "adam": (Adam, 1e-3, {}),
-    "adamw": (AdamW, 1e-3, {}),
-    "sgd": (SGD, 0.1, {"momentum": 0.9}),
+OUT = "minires_run"
+OPTIMIZERS = {  # learning rate and options where the recipe has those of another
+    "adam": (1e-3, {}),
+    "adamw": (1e-3, {}),
+    "sgd": (0.1, {"momentum": 0.9}),
 }
-SCHEDULES = {
-    "constant": lambda lr, steps: Constant(lr),
-    "cosine": Cosine,
-    "one-cycle": OneCycle,
-}
+SCHEDULES = "constant", "cosine", "one-cycle"
+# options, and what they are called in Settings
+PLAIN = {"model": "model", "data": "data", "seed": "seed", "ops": "ops", "image_size": "image_size"}
+IN_RECIPE = "epochs", "batch_size", "lr", "label_smoothing"
 
 
 def add_arguments(parser):
-    """The options of the command."""
+    """The options of the command; all are None unless given, so that a resumed run can tell."""
     add = parser.add_argument
-    add("--model", required=True, metavar="MODEL", help="a name that `minires summary` knows")
-    add("--data", choices=LOADERS, default="digits", help="default digits")
-    add("--out", default="minires_run", metavar="DIR", help="default minires_run")
-    add("--epochs", type=positive_int, default=5, metavar="E", help="default 5")
-    add("--batch-size", type=positive_int, default=64, metavar="N", help="default 64")
-    add("--optimizer", choices=OPTIMIZERS, default="adam", help="default adam; sgd has momentum .9")
-    add("--lr", type=non_negative, metavar="LR", help="learning rate; 0.001, for sgd 0.1")
-    add("--weight-decay", type=non_negative, metavar="WD", help="not for biases and norms")
-    add("--schedule", choices=SCHEDULES, default="constant", help="default constant")
+    add("--model", metavar="MODEL", help="a name that `minires summary` knows")
+    add_data(parser)
+    add("--recipe", choices=RECIPES, help="default adam; what follows changes it")
+    add("--epochs", type=positive_int, metavar="E")
+    add("--batch-size", type=positive_int, metavar="N")
+    add("--optimizer", choices=OPTIMIZERS)
+    add("--lr", type=non_negative, metavar="LR", help="learning rate")
+    add("--weight-decay", type=non_negative, metavar="WD")
+    add("--label-smoothing", type=non_negative, metavar="S")
+    add("--schedule", choices=SCHEDULES)
     add("--shortcut", choices=("A", "B"), help="where a block changes shape: pad or project")
     add("--no-norm", action="store_true", help="leave out batch norm")
-    add_ops(parser)
-    add("--seed", type=seed, default=0, metavar="S", help="default 0")
+    add("--no-relu-after-add", action="store_true", help="as in the article's blocks")
+    add("--ops", choices=OPS, help="fast: Numba, to run; reference: NumPy, to read")
+    add("--seed", type=seed, metavar="S", help="default 0")
+    add("--out", metavar="DIR", help=f"default {OUT}")
+    add("--overwrite", action="store_true", help="replace the run that DIR holds")
+    add("--resume", nargs="?", const=True, metavar="DIR", help="go on with the run in DIR")
+    add("--save-every", type=positive_int, metavar="K", help="steps; default each epoch, 5 minutes")
 
 
 def run(options):
-    """Train, then write the run folder."""
-    data, model, optimizer = prepare(options)
-    folder = make_folder(options.out)
-    steps = options.epochs * count_batches(len(data.x_train), options.batch_size)
-    schedule = SCHEDULES[options.schedule](optimizer.lr, steps)
-    print(f"{options.model} on {data}: {optimizer!r}, {schedule!r}")
-    history = fit(
-        model,
-        data,
-        optimizer,
-        options.epochs,
-        batch_size=options.batch_size,
-        loss=SoftmaxCrossEntropy(ops=OPS[options.ops]),
-        schedule=schedule,
-        rng=options.seed,
-        on_epoch_end=lambda epoch: print(describe(epoch), flush=True),
+    """Train, then write the report."""
+    going_on = options.resume is not None
+    this = resumed(options) if going_on else begun(options)
+    print(introduction(this, going_on), flush=True)
+    with StopRequest() as stop:
+        finished = this.train(
+            save_every=options.save_every,
+            stop=stop,
+            on_epoch_end=lambda epoch: print(describe(epoch), flush=True),
+        )
+    if not finished:
+        return stopped(this, stop)
+    return report(this)
+
+
+def begun(options):
+    """A new Run in the folder `--out`."""
+    if options.model is None:
+        raise ValueError("expected --model, a name that `minires summary` knows, or --resume")
+    settings = changed(Settings("resnet8", "digits", RECIPES["adam"]), options)
+    folder = make_folder(options.out or OUT)
+    if (folder / CHECKPOINT).exists() and not options.overwrite:
+        raise ValueError(
+            f"expected a folder without a run, got {str(folder)!r}: go on with it by --resume, "
+            f"replace it by --overwrite, or give another --out"
+        )
+    return begin(folder, settings, settings.load_data(options.download))
+
+
+def resumed(options):
+    """The Run in the folder of `--resume`, if the other options do not contradict it."""
+    folder = Path((options.out or OUT) if options.resume is True else options.resume)
+    if options.resume is not True and options.out not in (None, options.resume):
+        raise ValueError(f"expected one folder, got --resume {folder} and --out {options.out}")
+    if options.overwrite:
+        raise ValueError("expected either --resume or --overwrite, got both")
+    saved = open_saved(folder)
+    wanted = changed(saved.settings, options)
+    if wanted != changed(saved.settings, None, root=wanted.root):
+        raise ValueError(
+            f"a run goes on as it was begun: expected {told(saved.settings)}, "
+            f"got {told(wanted)}; begin another with another --out"
+        )
+    if saved.problem is not None:
+        print(f"minires: warning: {saved.problem}; going on from {saved.path}", file=sys.stderr)
+    return resume(folder, saved._replace(settings=wanted), wanted.load_data(options.download))
+
+
+def introduction(this, going_on):
+    """What is about to happen, in a line."""
+    trainer, settings = this.trainer, this.settings
+    text = (
+        f"{settings.model} on {this.data}: recipe {settings.recipe.name}, "
+        f"{trainer.total:,} steps, {trainer.optimizer!r}, {trainer.schedule!r}"
     )
-    write(folder, options, history, optimizer=repr(optimizer), schedule=repr(schedule))
-    print(f"wrote recipe.json, history.csv, history.jsonl and curves.png into {folder}")
+    return f"{text}; from step {trainer.step:,}" if going_on else text
+
+
+def stopped(this, stop):
+    """Say how to go on; the exit code is the shell's for the signal."""
+    print(
+        f"minires: interrupted at step {this.trainer.step:,} of {this.trainer.total:,}, saved; "
+        f"go on with: minires train --resume {this.folder}",
+        file=sys.stderr,
+    )
+    return 128 + stop.signal
+
+
+def report(this):
+    """Write the report and print its first line."""
+    from minires.runs.report import describe as sentence  # matplotlib takes a second to import
+
+    results = this.report()
+    print(f"test error {sentence(results)}")
+    if results.mirrored is not None:
+        print(f"with the mean over each image and its mirror image {results.mirrored_error:.2%}")
+    print(f"wrote report.md, its pictures, the history and the checkpoint into {this.folder}")
     return 0
 
 
-def prepare(options):
-    """The data, the model and the optimiser that the options ask for."""
-    if options.model not in BUILDERS:
-        names = ", ".join(BUILDERS)
-        raise ValueError(f"expected --model to be one of {names}, got {options.model!r}")
-    choices = {} if options.shortcut is None else {"shortcut": options.shortcut}
+# ---- from options to settings
+
+
+def changed(settings, options, **values):
+    """Settings with what was asked for on the command line."""
+    if options is not None:
+        given = {name: getattr(options, name) for name in PLAIN}
+        values |= {name: value for name, value in given.items() if value is not None}
+        values |= {"recipe": changed_recipe(settings.recipe, options)}
+        if options.data_root is not None:
+            values |= {"root": str(Path(options.data_root).absolute())}
+        values |= {"model_options": settings.model_options | model_options(options)}
+    return settings.changed(**values)
+
+
+def model_options(options):
+    """Arguments of the model's builder."""
+    found = {} if options.shortcut is None else {"shortcut": options.shortcut}
     if options.no_norm:
-        choices["norm"] = None
-    if choices and options.model == "article_resnet":
-        raise ValueError("article_resnet expects neither --shortcut nor --no-norm, got one")
-    data = LOADERS[options.data]()
-    model = build(
-        options.model,
-        num_classes=data.num_classes,
-        input_shape=data.input_shape,
-        rng=options.seed,
-        ops=OPS[options.ops],
-        **choices,
-    )
-    kind, lr, more = OPTIMIZERS[options.optimizer]
-    more = more | {"ops": OPS[options.ops]}
-    lr = lr if options.lr is None else options.lr
+        found["norm"] = None
+    if options.no_relu_after_add:
+        found["relu_after_add"] = False
+    return found
+
+
+def changed_recipe(recipe, options):
+    """The recipe asked for, or `recipe`, with what was asked to be otherwise."""
+    recipe = recipe if options.recipe is None else RECIPES[options.recipe]
+    values = {}
+    if options.optimizer not in (None, recipe.optimizer):
+        lr, more = OPTIMIZERS[options.optimizer]
+        values = {"optimizer": options.optimizer, "lr": lr, "optimizer_options": more}
+    if options.schedule not in (None, recipe.schedule):
+        values |= {"schedule": options.schedule, "schedule_options": {}}
     if options.weight_decay is not None:
-        more = more | {"weight_decay": options.weight_decay, "decay": "weights"}
-    return data, model, kind(model.parameters(), lr, **more)
+        held = values.get("optimizer_options", recipe.optimizer_options)
+        decay = {"decay": "weights"} if "weight_decay" not in held else {}  # not biases and norms
+        values["optimizer_options"] = held | decay | {"weight_decay": options.weight_decay}
+    given = {name: getattr(options, name) for name in IN_RECIPE}
+    return recipe.changed(**values, **{k: v for k, v in given.items() if v is not None})
 
 
-def write(folder, options, history, **resolved):
-    """The run folder: what was asked for, what was measured, and the curves."""
-    from minires import plots  # matplotlib takes a second to import
-
-    recipe = {name: value for name, value in vars(options).items() if name != "run"}
-    recipe |= resolved | {"minires": __version__, "numpy": np.__version__}
-    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-    history.to_csv(folder / "history.csv")
-    history.to_jsonl(folder / "history.jsonl")
-    plots.training_figure({options.model: history}).savefig(folder / "curves.png", dpi=150)
+def told(settings):
+    """Settings in a few words."""
+    options = "".join(f", {name}={value}" for name, value in settings.model_options.items())
+    return (
+        f"{settings.model}{options} on {settings.data}, recipe {settings.recipe.name}, "
+        f"seed {settings.seed}, ops {settings.ops}"
+    )

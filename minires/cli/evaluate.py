@@ -1,0 +1,38 @@
+"""classify the test images with a trained model"""
+
+from minires.cli.arguments import add_data_files
+from minires.runs import measure, network_of, open_saved
+from minires.runs.run import describe_data
+
+EXAMPLE = "minires evaluate run"
+
+
+def add_arguments(parser):
+    """The options of the command."""
+    parser.add_argument("folder", metavar="RUN", help="a folder that `minires train` wrote")
+    add_data_files(parser)
+
+
+def run(options):
+    """Print the test error, its standard error, and what mirror images change."""
+    from minires.fusion import fuse
+    from minires.runs.report import describe, percent
+
+    saved = open_saved(options.folder)
+    settings = saved.settings.changed(root=options.data_root or saved.settings.root)
+    data = settings.load_data(options.download)
+    model, preprocess, _ = network_of(saved)
+    wanted, came = saved.checkpoint.meta["data"], describe_data(data)
+    for what in ("input_shape", "class_names"):
+        if came[what] != wanted[what]:
+            raise ValueError(f"expected {what} {wanted[what]}, got {came[what]} in {data.name}")
+    results = measure(fuse(model), data, preprocess, mirror=settings.recipe.flip)
+    step = saved.checkpoint.meta["step"]
+    print(f"{settings.model} after {step:,} steps on {len(results.labels):,} images of {data.name}")
+    if came["fingerprint"] != wanted["fingerprint"]:
+        print("not the files that it was trained beside: the fingerprints differ")
+    print(f"test error {describe(results)}")
+    if results.mirrored is not None:
+        mirrored = percent(results.mirrored_error)
+        print(f"with the mean over each image and its mirror image {mirrored}")
+    return 0

@@ -1,0 +1,56 @@
+"""What a figure depends on besides the settings: versions, processor, threads, memory."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from minires import __version__
+from minires.ops import fast
+from minires.threads import get_num_threads
+
+
+def versions():
+    """{name: version} of what computes."""
+    found = {
+        "minires": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    if fast.compiles():
+        import numba  # takes half a second, and training has loaded it anyway
+
+        found["numba"] = numba.__version__
+    return found
+
+
+def machine():
+    """{name: text or number}: processor, cores and threads."""
+    return {
+        "processor": processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": get_num_threads(),
+    }
+
+
+def processor():
+    """The name the processor gives itself, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def peak_memory():
+    """The most memory this process has held so far, in bytes; None where nobody tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # kilobytes on Linux

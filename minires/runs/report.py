@@ -1,0 +1,138 @@
+"""The report of a run in Markdown, with its pictures."""
+
+import json
+
+from minires import plots
+
+MISTAKES = 32
+
+
+def write_report(folder, facts, history, results, data):
+    """report.md, curves.png, confusion.png and mistakes.png.
+
+    Parameters
+    ----------
+    folder : Path
+    facts : dict
+        What `Run.facts` gives.
+    history : History
+    results : Results
+    data : Dataset
+    """
+    settings = facts["settings"]
+    name = f"{settings['model']} on {facts['data']['name']}"
+    if len(history):
+        recipe = f"{name}, {settings['recipe']['name']}, seed {settings['seed']}"
+        plots.run_figure(recipe, history).savefig(folder / "curves.png", dpi=150)
+    wrong = round(results.error * len(results.labels))
+    title = f"{name}: {wrong:,} mistakes in {len(results.labels):,}"
+    ax = plots.confusion_matrix(results.confusion, data.class_names, title=title)
+    ax.figure.savefig(folder / "confusion.png", dpi=110)
+    if wrong:
+        draw_mistakes(results, data).savefig(folder / "mistakes.png", dpi=110)
+    text = markdown(facts, history, results, wrong)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+
+
+def draw_mistakes(results, data):
+    """The mistakes of which the model was surest."""
+    chosen = results.mistakes(MISTAKES)
+    captions = [
+        f"{data.class_names[k]} {100 * results.probs[i, k]:.0f} %\n"
+        f"true: {data.class_names[results.labels[i]]}"
+        for i in chosen
+        for k in [results.probs[i].argmax()]
+    ]
+    title = "Mistakes of which the model was surest: class given, its probability, true class"
+    return plots.labelled_images(data.x_test[chosen], captions, title=title)
+
+
+def markdown(facts, history, results, wrong):
+    """The text of the report."""
+    settings, data = facts["settings"], facts["data"]
+    parts = [
+        f"# {settings['model']} on {data['name']}, recipe {settings['recipe']['name']}, "
+        f"seed {settings['seed']}",
+        headline(facts, results),
+        table(["what", "value"], numbers(facts, history, results)),
+        "![Loss and error of each epoch](curves.png)" if len(history) else "",
+        "## Mistakes",
+        "Rows are true classes, columns the class given by the model.",
+        confusion_table(results),
+        "![Confusion matrix](confusion.png)",
+        "![Mistakes of which the model was surest](mistakes.png)" if wrong else "",
+        "## What was run",
+        "```json\n" + json.dumps(facts, indent=2) + "\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def headline(facts, results):
+    """The error with its standard error, in a sentence."""
+    progress = facts["progress"]
+    text = f"Test error **{describe(results)}**"
+    if results.mirrored is not None:
+        mirrored = percent(results.mirrored_error)
+        text += f"; with the mean over each image and its mirror image {mirrored}"
+    if progress["step"] < progress["total"]:
+        done = f"step {progress['step']:,} of {progress['total']:,}"
+        text += f". The training is not finished: {done}"
+    return text + "."
+
+
+def describe(results):
+    """The error with its standard error and the number of images."""
+    return (
+        f"{percent(results.error)} ± {100 * results.standard_error:.2f} "
+        f"(binomial standard error, {len(results.labels):,} images)"
+    )
+
+
+def percent(share):
+    return f"{100 * share:.2f} %"
+
+
+def numbers(facts, history, results):
+    """Rows of the table at the top."""
+    data, seconds, progress = facts["data"], facts["seconds"], facts["progress"]
+    rows = [
+        ["test accuracy", percent(1 - results.error)],
+        ["training images", f"{data['train']:,}"],
+        ["steps", f"{progress['step']:,} of {progress['total']:,}"],
+        ["epochs", f"{len(history)}"],
+    ]
+    if len(history):
+        last = history[-1]
+        each = sum(history.column("seconds")) / len(history)
+        rows += [
+            ["training loss, last epoch", f"{last.loss:.4f}"],
+            ["training accuracy, last epoch", percent(last.accuracy)],
+            ["seconds an epoch, evaluation included", f"{each:.1f}"],
+        ]
+    if seconds["training"]:
+        rate = facts["images"] / seconds["training"]
+        rows.append(["images a second in training", f"{rate:,.0f}"])
+    total = seconds["training"] + seconds["testing"]
+    rows.append(["training and evaluation, in all", f"{total:,.0f} s ({total / 60:.1f} min)"])
+    if facts["peak_memory"]:
+        rows.append(["peak memory", f"{facts['peak_memory'] / 1e6:,.0f} MB"])
+    return rows
+
+
+def confusion_table(results):
+    """The confusion matrix as a table; nothing where it would be too wide."""
+    names = results.class_names
+    if len(names) > plots.classification.MANY:
+        return ""
+    rows = [[name, *row] for name, row in zip(names, results.confusion.tolist(), strict=True)]
+    return table(["", *names], rows)
+
+
+def table(header, rows):
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines)
+
+
+def escape(cell):
+    return str(cell).replace("|", r"\|")

@@ -1,0 +1,110 @@
+"""Everything that decides a run, as plain data, and what is made from it."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+from minires import ops
+from minires.data import FILE_LOADERS, LOADERS, load_image_folder
+from minires.models import BUILDERS, build
+from minires.runs.recipe import Recipe
+
+OPS = {"fast": ops.fast, "reference": ops.reference}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Two runs with equal settings on the same images end with the same bits.
+
+    Attributes
+    ----------
+    model : str
+        A name in `minires.models.BUILDERS`.
+    data : str
+        A name in `minires.data.LOADERS` or `FILE_LOADERS`, or a folder of images.
+    recipe : Recipe
+    seed : int
+        Of the weights, the order of the examples and their augmentation.
+    ops : {"fast", "reference"}
+    model_options : dict
+        Such as {"shortcut": "B"}.
+    root : str or None
+        Where the files of the data are, for those that come from files.
+    image_size : [H, W] or None
+        What the images of a folder are resized to.
+    """
+
+    model: str
+    data: str
+    recipe: Recipe
+    seed: int = 0
+    ops: str = "fast"
+    model_options: dict = field(default_factory=dict)
+    root: str | None = None
+    image_size: list | None = None
+
+    def __post_init__(self):
+        if self.model not in BUILDERS:
+            names = ", ".join(BUILDERS)
+            raise ValueError(f"expected --model to be one of {names}, got {self.model!r}")
+        if self.model_options and self.model == "article_resnet":
+            told = ", ".join(self.model_options)
+            raise ValueError(
+                f"article_resnet is built in one way, so neither --shortcut nor --no-norm nor "
+                f"--no-last-relu is expected beside it, got {told}"
+            )
+
+    def load_data(self, download=False):
+        """The Dataset.
+
+        Parameters
+        ----------
+        download : bool
+            Whether files that are missing may be downloaded.
+
+        Raises
+        ------
+        ValueError, OSError
+            If there is no such data, or its files are missing or damaged.
+        """
+        from_folder = self.data not in LOADERS and self.data not in FILE_LOADERS
+        if self.image_size is not None and not from_folder:
+            raise ValueError(f"expected --image-size for a folder of images, got {self.data!r}")
+        if self.data in LOADERS:
+            return LOADERS[self.data]()
+        if self.data in FILE_LOADERS:
+            return FILE_LOADERS[self.data](self.root, download=download)
+        if Path(self.data).is_dir():
+            return load_image_folder(self.data, size=self.image_size)
+        names = ", ".join([*LOADERS, *FILE_LOADERS])
+        raise ValueError(
+            f"expected --data to be one of {names}, or a folder with a sub-folder of images for "
+            f"each class, got {self.data!r}"
+        )
+
+    def build_model(self, input_shape, num_classes):
+        """The model with its first weights."""
+        return build(
+            self.model,
+            num_classes=num_classes,
+            input_shape=input_shape,
+            rng=self.seed,
+            ops=OPS[self.ops],
+            **self.model_options,
+        )
+
+    def changed(self, **values):
+        """A copy with other values."""
+        return replace(self, **values)
+
+    def as_dict(self):
+        """Names and values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values):
+        """The settings that `as_dict` wrote."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != known:
+            came = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"Settings expects exactly {sorted(known)}, got {came}")
+        return cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})

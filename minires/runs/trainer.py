@@ -1,0 +1,155 @@
+"""Training that can stop after any step and go on bitwise as if it had not."""
+
+import time
+
+import numpy as np
+
+from minires.data import ahead, count_batches, split
+from minires.fusion import fuse
+from minires.history import Epoch, History
+from minires.losses import default_loss
+from minires.ops import default as default_ops
+from minires.training import RunningMean, accuracy_of, evaluate, rehearse, train_step
+
+
+class Trainer:
+    """A model, its data and a recipe, and how far the training has come.
+
+    What a step does depends on its number, on the seed and on what the model and the optimiser
+    hold, and on nothing else: the order of the examples is a function of (seed, epoch), their
+    augmentation of (seed, epoch, index), the learning rate of the step.
+
+    Parameters
+    ----------
+    model : Layer
+        Changed in place, by way of its fused twin.
+    data : Dataset
+    recipe : Recipe
+    seed : int
+        Of the order and the augmentation.
+    ops : module
+        The implementation, such as `minires.ops.reference`.
+
+    Attributes
+    ----------
+    total : int
+        Steps of the whole training.
+    history : History
+        Of the epochs done.
+
+    Raises
+    ------
+    ValueError
+        If images, labels, model and recipe do not fit.
+    """
+
+    def __init__(self, model, data, recipe, *, seed=0, ops=default_ops):
+        self.model, self.fast = model, fuse(model)
+        self.data, self.recipe, self.seed = data, recipe, seed
+        self.preprocess = recipe.make_preprocess(data.x_train, seed)
+        self.loss, self.test_loss = recipe.make_loss(model, ops), default_loss(model)
+        self.optimizer = recipe.make_optimizer(model, ops)
+        self.steps_per_epoch = count_batches(len(data.x_train), recipe.batch_size)
+        self.total = recipe.total_steps(self.steps_per_epoch)
+        self.schedule = recipe.make_schedule(self.total)
+        self.history, self.running = History(), RunningMean()
+        self.seconds = {"epoch": 0.0, "training": 0.0, "testing": 0.0}
+        self.images = 0  # seen in training, for the rate
+        for x, labels in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+            rehearse(self.fast, self.loss, self.preprocess(x[:1]), labels)
+
+    @property
+    def step(self):
+        """Updates done."""
+        return self.optimizer.steps
+
+    @property
+    def finished(self):
+        """Whether the last epoch is in the history."""
+        return bool(len(self.history)) and self.history[-1].step == self.total
+
+    def steps(self):
+        """Train to the end of the epoch, or of the training; yields the loss of each step.
+
+        May be left after any step and called again.
+        """
+        epoch = len(self.history)
+        done = self.step - epoch * self.steps_per_epoch
+        todo = split(order(self.seed, epoch, len(self.data.x_train)), self.recipe.batch_size)
+        todo = todo[done : self.total - epoch * self.steps_per_epoch]
+        start = time.perf_counter()
+        for x, labels in ahead(self.batch, todo):
+            self.optimizer.lr = self.schedule(self.step)
+            given = self.fast, self.loss, self.optimizer, x, labels
+            value, logits = train_step(*given, clip_norm=self.recipe.clip_norm)
+            self.running.add(value, accuracy_of(logits, labels), len(x))
+            self.images += len(x)
+            self.spend("training", time.perf_counter() - start)
+            yield value
+            start = time.perf_counter()
+
+    def batch(self, index):
+        """Images and labels of one step, (N, H, W, C) float and (N,) int."""
+        x, labels = self.data.x_train[index], self.data.y_train[index]
+        return self.preprocess.training(x, index, len(self.history)), labels
+
+    def end_epoch(self):
+        """Evaluate, where it is due, and write the epoch into the history.
+
+        Returns
+        -------
+        epoch : Epoch
+        """
+        number, start = len(self.history) + 1, time.perf_counter()
+        due = number % self.recipe.test_every == 0 or self.step == self.total
+        tested = self.evaluate() if due else (None, None)
+        self.spend("testing", time.perf_counter() - start)
+        record = Epoch(
+            number,
+            self.step,
+            *self.running.value,
+            *tested,
+            self.optimizer.lr,
+            self.seconds["epoch"],
+        )
+        self.history.epochs.append(record)
+        self.running, self.seconds["epoch"] = RunningMean(), 0.0
+        return record
+
+    def evaluate(self):
+        """Mean loss and accuracy on the test images, without augmentation."""
+        x, labels = self.data.x_test, self.data.y_test
+        return evaluate(self.fast, x, labels, loss=self.test_loss, preprocess=self.preprocess)
+
+    def spend(self, what, seconds):
+        """Count time twice: for the epoch and for the whole training."""
+        self.seconds["epoch"] += seconds
+        self.seconds[what] += seconds
+
+    # ---- to stop and to go on
+
+    def progress(self):
+        """What is not in the model or the optimiser, for JSON."""
+        return {
+            "history": self.history.rows(),
+            "totals": self.running.totals.tolist(),
+            "count": self.running.count,
+            "seconds": dict(self.seconds),
+            "images": self.images,
+        }
+
+    def resume(self, progress):
+        """Put back what `progress` gave; the model and the optimiser are restored elsewhere."""
+        history = History(Epoch(**row) for row in progress["history"])
+        running = RunningMean()
+        running.totals, running.count = np.array(progress["totals"]), progress["count"]
+        self.history, self.running = history, running
+        self.seconds, self.images = dict(progress["seconds"]), progress["images"]
+
+
+def order(seed, epoch, count):
+    """The examples of an epoch in random order, (count,) int: a function of its arguments.
+
+    The last 1 parts the stream from that of the weights: NumPy takes [seed, 0] for seed.
+    """
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
