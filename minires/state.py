@@ -229,8 +229,9 @@ def like(example, value):
 def expect_kind(owner, name, value, kind):
     """Refuse what is no `kind`."""
     if not isinstance(value, kind):
+        article = "an" if kind is Optimizer else "a"
         came = type(value).__name__
-        raise TypeError(f"{owner} expects {name} to be a {kind.__name__}, got {came}")
+        raise TypeError(f"{owner} expects {name} to be {article} {kind.__name__}, got {came}")
 
 
 def expect_class(optimizer, arrays):
