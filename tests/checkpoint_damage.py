@@ -104,12 +104,12 @@ def manifest(*entries, **more):
 
 
 def zip_member(name, payload, *, deflate=False, size=None, flags=0):
-    """(header, name, content) of a member, with the size it quotes."""
+    """(header, name, content) of a member, with true sizes, or with one that it quotes."""
     content = payload
     if deflate:
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         content = packer.compress(payload) + packer.flush()
-    sizes = len(content), len(payload) if size is None else size
+    sizes = (len(content), len(payload)) if size is None else (size, size)
     method = 8 if deflate else 0
     fields = 20, flags, method, 0, 0x21, zlib.crc32(payload), *sizes, len(name), 0
     return struct.pack("<5H3L2H", *fields), name.encode("ascii"), content
