@@ -166,7 +166,7 @@ def changed_recipe(recipe, options):
         decay = {"decay": "weights"} if "weight_decay" not in held else {}  # not biases and norms
         values["optimizer_options"] = held | decay | {"weight_decay": options.weight_decay}
     given = {name: getattr(options, name) for name in IN_RECIPE}
-    return recipe.changed(**values, **{k: v for k, v in given.items() if v is not None})
+    return recipe.changed(**values | {k: v for k, v in given.items() if v is not None})
 
 
 def told(settings):

@@ -27,20 +27,20 @@ def read_members(owner, path, file, sizes):
     Raises
     ------
     DamagedFileError
-        If a member is missing, twice there, no regular file or of another size; if any member
-        is a link or device, or its name leads out of the archive; if the archive is damaged, or
-        larger than its members can explain.
+        If a member is missing, twice there or of another size; if any member is a link, a device
+        or sparse, is too large, or has a name that leads out of the archive; if the archive is
+        damaged, or larger than its members can explain.
     """
     limit = sum(sizes.values()) + SLACK
     stream, contents = Unzipped(owner, path, file, limit), {}
     # "r|" reads forward only, so that no header can send the reader elsewhere
     with tar_errors(owner, path), tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            refuse_unsafe(owner, path, member)
+            refuse_unsafe(owner, path, member, limit)
             if member.name in contents:
                 raise DamagedFileError(f"{owner} expects one {member.name} in {path}, got two")
-            if member.name in sizes:
-                expect_plain(owner, path, member, sizes[member.name])
+            if member.isreg() and member.name in sizes:
+                expect_size(owner, path, member, sizes[member.name])
                 contents[member.name] = archive.extractfile(member).read()
     while stream.read(SLACK):  # to the end, where gzip compares its checksum
         pass
@@ -67,27 +67,31 @@ def tar_errors(owner, path):
         ) from None
 
 
-def refuse_unsafe(owner, path, member):
+def refuse_unsafe(owner, path, member, limit):
     """Refuse an archive with a member that unpacking would put, or point, somewhere else."""
     steps = member.name.replace("\\", "/").split("/")
+    advice = "delete this archive and fetch the official one"
     if ".." in steps or not steps[0] or ":" in steps[0]:
         raise DamagedFileError(
-            f"{owner} expects names inside {path} that stay inside, got {member.name!r}: "
-            "delete this archive and fetch the official one"
+            f"{owner} expects names inside {path} that stay inside, got {member.name!r}: {advice}"
         )
-    if not member.isreg() and not member.isdir():
+    if member.issparse() or not (member.isreg() or member.isdir()):
         raise DamagedFileError(
-            f"{owner} expects files and folders in {path}, got {member.name!r}, a link or device: "
-            "delete this archive and fetch the official one"
+            f"{owner} expects plain files and folders in {path}, got {member.name!r}, "
+            f"a link, device or sparse file: {advice}"
+        )
+    # tarfile would skip what is declared in steps of ten kilobytes, past the end too: for years
+    if member.size > limit:
+        raise DamagedFileError(
+            f"{owner} expects nothing in {path} to have more than {limit} bytes, "
+            f"got {member.name!r} with {member.size}: {advice}"
         )
 
 
-def expect_plain(owner, path, member, size):
-    """Refuse a member that is a folder, sparse or of another size."""
-    plain = member.isreg() and not member.issparse()
-    if not plain or member.size != size:
-        kind = "a folder" if member.isdir() else f"{member.size} bytes" + ", sparse" * (not plain)
+def expect_size(owner, path, member, size):
+    """Refuse a member of another size."""
+    if member.size != size:
         raise DamagedFileError(
-            f"{owner} expects {member.name} in {path} to have {size} bytes, got {kind}: "
+            f"{owner} expects {member.name} in {path} to have {size} bytes, got {member.size}: "
             "the archive is damaged or another one; fetch it again"
         )

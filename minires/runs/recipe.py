@@ -127,7 +127,10 @@ class Recipe:
         new = {name: v for name, v in values.items() if v != getattr(self, name)}
         if not new:
             return self
-        said = [f"{name}={v}" for name, v in new.items() if v is not None]
+        flat = {name: v for name, v in new.items() if not isinstance(v, dict)}
+        for options in new.values():
+            flat |= options if isinstance(options, dict) else {}
+        said = [f"{name}={v}" for name, v in flat.items() if v is not None]
         return replace(self, **new, name=", ".join([self.name, *said]))
 
     def as_dict(self):

@@ -1,0 +1,478 @@
+"""Recipes, and training that goes on bit by bit after any interruption."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import minires as mr
+from minires.checkpoint import CheckpointError, load_checkpoint
+from minires.cli import main
+from minires.data import Dataset
+from minires.runs import RECIPES, Recipe, Settings, StopRequest, Trainer, begin, open_saved, resume
+from minires.runs.results import Results
+from minires.runs.trainer import order
+from minires.state import model_state, optimizer_state
+
+FAST = ["--model", "resnet8", "--epochs", "2", "--batch-size", "500"]  # 2 x 3 steps on the digits
+
+
+def small_data(count=60, size=8, dtype=np.uint8):
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    y = rng.permutation(np.arange(count) % 3)
+    x[y == 1] //= 2  # darker, so that there is something to learn
+    x = x if dtype == np.uint8 else x.astype(dtype) / 255
+    return Dataset(x, y, x[:20], y[:20], ("a", "b", "c"), "noise")
+
+
+def small_recipe(**changes):
+    values = {
+        "name": "small",
+        "version": 1,
+        "source": "none",
+        "epochs": 3,
+        "batch_size": 16,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "optimizer_options": {"momentum": 0.9, "weight_decay": 1e-3},
+        "schedule": "one-cycle",
+        "label_smoothing": 0.1,
+        "normalize": "channels",
+        "pad": 1,
+        "flip": True,
+        "cutout": 2,
+    }
+    return Recipe(**values | changes)
+
+
+def small_trainer(recipe=None, data=None, seed=0):
+    model = mr.Sequential(
+        mr.Conv2d(3, 4, 3, padding=1, rng=1),
+        mr.BatchNorm2d(4),
+        mr.ReLU(),
+        mr.Dropout(0.3, rng=2),
+        mr.GlobalAvgPool2d(),
+        mr.Dense(4, 3, rng=3),
+    )
+    return Trainer(model, data or small_data(), recipe or small_recipe(), seed=seed)
+
+
+def finish(trainer, steps=None):
+    """Train to the end, or for a number of steps."""
+    while not trainer.finished and steps != 0:
+        for _ in trainer.steps():
+            steps = None if steps is None else steps - 1
+            if steps == 0:
+                return trainer
+        trainer.end_epoch()
+    return trainer
+
+
+def all_state(trainer):
+    return model_state(trainer.model) | optimizer_state(trainer.optimizer)
+
+
+def assert_same(one, other):
+    a, b = all_state(one), all_state(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert_array_equal(a[name], b[name], err_msg=name)
+    timeless = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in t.history.rows()]
+        for t in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+# ---- recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json(name):
+    recipe = RECIPES[name]
+    assert recipe.name == name
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_he2015_is_the_recipe_of_the_paper():
+    recipe = RECIPES["he2015"]
+    model = mr.models.resnet8(rng=0)
+    optimizer = recipe.make_optimizer(model)
+    assert isinstance(optimizer, mr.SGD)
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.nesterov) == (0.9, 1e-4, False)
+    assert optimizer.decay == "all"
+    schedule = recipe.make_schedule(recipe.total_steps(391))
+    rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert recipe.total_steps(391) == 64_000
+    assert (recipe.batch_size, recipe.label_smoothing, recipe.clip_norm) == (128, 0, None)
+    data = small_data()
+    made = recipe.make_preprocess(data.x_train, seed=0)
+    assert (made.pad, made.flip, made.cutout) == (4, True, 0)
+    np.testing.assert_allclose(made.mean, data.x_train.mean(axis=0), rtol=1e-6)  # of each pixel
+    assert len(set(made.scale.tolist())) == 1  # nothing but a change of units
+
+
+def test_the_articles_recipe_is_kerass_adam():
+    optimizer = RECIPES["article"].make_optimizer(mr.models.resnet8(rng=0))
+    assert (type(optimizer), optimizer.lr, optimizer.eps) == (mr.Adam, 1e-3, 1e-7)
+    assert RECIPES["article"].batch_size == 32
+
+
+def test_a_changed_recipe_says_so_in_its_name():
+    recipe = RECIPES["he2015"]
+    assert recipe.changed(lr=0.1) is recipe
+    changed = recipe.changed(epochs=3, optimizer_options={"momentum": 0.5})
+    assert changed.name == "he2015, epochs=3, momentum=0.5"
+    assert (changed.epochs, changed.steps) == (3, None)
+    assert recipe.steps == 64_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"epochs": None}, "either epochs or steps, got neither"),
+        ({"steps": 5}, "either epochs or steps, got ['epochs', 'steps']"),
+        ({"batch_size": 0}, "batch_size to be an integer >= 1, got 0"),
+        ({"optimizer": "lion"}, "optimizer to be one of 'adam', 'adamw', 'sgd', got 'lion'"),
+        ({"schedule": "random"}, "schedule to be one of"),
+        ({"lr": -1}, "lr to be a number >= 0, got -1"),
+        ({"label_smoothing": 1}, "label_smoothing to be a number >= 0 and < 1, got 1"),
+        ({"flip": 1}, "flip to be True or False, got 1"),
+        ({"normalize": "yes"}, "normalize to be one of"),
+        ({"clip_norm": 0}, "clip_norm to be a number > 0, got 0"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(wrong, words):
+    with pytest.raises(ValueError, match="Recipe expects") as error:
+        small_recipe(**wrong)
+    assert words in str(error.value)
+
+
+def test_a_recipe_with_missing_or_unknown_names_is_refused():
+    values = RECIPES["adam"].as_dict()
+    for wrong in (values | {"speed": 3}, {k: v for k, v in values.items() if k != "lr"}, None):
+        with pytest.raises(ValueError, match="Recipe expects exactly"):
+            Recipe.from_dict(wrong)
+
+
+def test_label_smoothing_is_refused_where_the_model_gives_probabilities():
+    model = mr.Sequential(mr.Flatten(), mr.Dense(192, 3, rng=0), mr.Softmax())
+    with pytest.raises(ValueError, match="expects a model that gives logits"):
+        Trainer(model, small_data(), small_recipe())
+    finish(Trainer(model, small_data(), small_recipe(label_smoothing=0.0, epochs=1)))
+
+
+# ---- the trainer
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_trainer_learns_and_repeats_with_its_seed(dtype):
+    data = small_data(dtype=dtype)
+    recipe = small_recipe(epochs=20, normalize=None)
+    runs = [finish(small_trainer(recipe, data, seed=seed)) for seed in (0, 0, 1)]
+    assert_same(*runs[:2])
+    assert runs[0].history[-1].loss != runs[2].history[-1].loss
+    assert runs[0].history[-1].loss < runs[0].history[0].loss
+
+
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_after_any_step_a_new_process_could_go_on_bit_by_bit(steps, tmp_path):
+    whole = finish(small_trainer())
+    assert whole.step == whole.total == 12
+    data, settings = small_data(), Settings("resnet8", "noise", small_recipe())
+    first = begin(tmp_path, settings, data)
+    first.trainer = finish(small_trainer(), steps)
+    first.save()
+    second = begin(tmp_path, settings, data)
+    second.trainer = small_trainer()
+    second.load(load_checkpoint(tmp_path / "checkpoint.npz"))
+    assert second.trainer.step == steps
+    assert_same(finish(second.trainer), whole)
+
+
+def test_a_step_of_the_trainer_is_the_training_step_written_out():
+    data = small_data()
+    recipe = small_recipe(epochs=1)
+    trainer = small_trainer(recipe, data, seed=4)
+    twin = small_trainer(recipe, data, seed=4)
+    model, optimizer = twin.model, twin.optimizer
+    loss = mr.SoftmaxCrossEntropy(0.1)
+    schedule = mr.schedules.OneCycle(0.05, 4)
+    index = order(4, 0, 60)[:16]
+    value = next(trainer.steps())
+    optimizer.lr = schedule(0)
+    x = twin.preprocess.training(data.x_train[index], index, 0)
+    by_hand, _ = mr.train_step(mr.fuse(model), loss, optimizer, x, data.y_train[index])
+    assert value == by_hand
+    assert_same(trainer, twin)
+
+
+def test_the_order_of_the_examples_is_another_in_every_epoch_and_for_every_seed():
+    orders = [tuple(order(seed, epoch, 50)) for seed in range(3) for epoch in range(3)]
+    assert len(set(orders)) == 9
+    assert all(sorted(o) == list(range(50)) for o in orders)
+
+
+def test_a_length_in_steps_ends_within_an_epoch():
+    trainer = finish(small_trainer(small_recipe(epochs=None, steps=6)))
+    assert [epoch.step for epoch in trainer.history] == [4, 6]
+    assert trainer.finished
+    assert trainer.history[1].test_accuracy is not None
+    assert list(trainer.steps()) == []
+
+
+def test_tests_are_made_as_often_as_the_recipe_says_and_at_the_end():
+    trainer = finish(small_trainer(small_recipe(epochs=5, test_every=2)))
+    measured = [epoch.test_loss is not None for epoch in trainer.history]
+    assert measured == [False, True, False, True, True]
+    x = trainer.preprocess(trainer.data.x_test)
+    assert trainer.history[-1].test_loss == mr.evaluate(trainer.fast, x, trainer.data.y_test).loss
+
+
+def test_images_and_model_have_to_fit_before_the_first_step():
+    model = mr.models.resnet8(2, input_shape=(8, 8, 3), rng=0)
+    with pytest.raises(ValueError, match="label"):
+        Trainer(model, small_data(), small_recipe())
+
+
+# ---- results
+
+
+def test_results_of_five_images():
+    probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.55, 0.45]])
+    results = Results(probs, None, np.array([0, 1, 1, 0, 1]), ("a", "b"))
+    assert results.error == 0.6
+    np.testing.assert_allclose(results.standard_error, np.sqrt(0.6 * 0.4 / 5))
+    assert_array_equal(results.confusion, [[1, 1], [2, 1]])
+    assert_array_equal(results.mistakes(2), [3, 1])
+    assert results.mirrored_error is None
+
+
+# ---- the command
+
+
+def run_cli(folder, *more):
+    return main(["train", *FAST, "--out", str(folder), *more])
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    assert run_cli(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """A folder with a finished run, for one test alone."""
+    return shutil.copytree(finished_once, tmp_path / "run")
+
+
+def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
+    losses = []
+    for name in ("a", "b"):
+        options = "--model resnet8 --data digits --epochs 1 --optimizer sgd --lr 0.05"
+        more = "--weight-decay 1e-4 --schedule one-cycle --batch-size 100 --seed 3 --shortcut B"
+        folder = tmp_path / name
+        assert main(["train", *options.split(), *more.split(), "--out", str(folder)]) == 0
+        assert {p.name for p in folder.iterdir()} == {
+            *("recipe.json", "results.json", "history.csv", "history.jsonl", "report.md"),
+            *("curves.png", "confusion.png", "mistakes.png"),
+            *("checkpoint.npz",),
+        }
+        said = json.loads((folder / "recipe.json").read_text())
+        assert (said["model"], said["seed"], said["recipe"]["lr"]) == ("resnet8", 3, 0.05)
+        assert said["recipe"]["optimizer_options"] == {
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "decay": "weights",
+        }
+        losses.append(json.loads((folder / "history.jsonl").read_text())["loss"])
+    assert losses[0] == losses[1]
+    out = capsys.readouterr().out
+    assert "epoch 1: loss" in out
+    assert re.search(r"test error \d+\.\d\d % ± \d\.\d\d \(binomial standard error, 360", out)
+
+
+def test_the_report_says_what_was_measured_and_with_what(finished):
+    text = (finished / "report.md").read_text()
+    results = json.loads((finished / "results.json").read_text())
+    assert f"{100 * results['test_error']:.2f} %" in text
+    for words in ("images a second", "peak memory", "| 6 of 6 |", '"numpy"', '"processor"'):
+        assert words in text
+    for picture in re.findall(r"\((\w+\.png)\)", text):
+        assert (finished / picture).stat().st_size > 5000
+    rows = [line.split("|")[2:-1] for line in text.splitlines() if re.match(r"\| \d \|", line)]
+    confusion = np.array(rows, int)
+    assert confusion.shape == (10, 10)
+    assert confusion.sum() == 360
+    assert confusion.sum() - np.trace(confusion) == round(360 * results["test_error"])
+
+
+def test_a_folder_with_a_run_is_not_written_over(finished, capsys):
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert run_cli(finished, "--seed", "1") == 2
+    assert "go on with it by --resume, replace it by --overwrite" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert run_cli(finished, "--seed", "1", "--overwrite") == 0
+    assert open_saved(finished).settings.seed == 1
+
+
+def test_a_finished_run_resumes_to_its_report(finished, capsys):
+    weights = load_checkpoint(finished / "checkpoint.npz")
+    (finished / "report.md").unlink()
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert (finished / "report.md").exists()
+    again = load_checkpoint(finished / "checkpoint.npz")
+    assert again.meta == weights.meta
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--seed", "1"], "a run goes on as it was begun: expected resnet8 on digits"),
+        (["--lr", "0.5"], "got resnet8 on digits, recipe adam, epochs=2, batch_size=500, lr=0.5"),
+        (["--model", "resnet20"], "got resnet20 on digits"),
+        (["--shortcut", "B"], "got resnet8, shortcut=B on digits"),
+        (["--ops", "reference"], "ops reference"),
+        (["--overwrite"], "either --resume or --overwrite, got both"),
+        (["--out", "elsewhere"], "expected one folder, got --resume"),
+    ],
+)
+def test_a_run_goes_on_as_it_was_begun(more, words, finished, capsys):
+    capsys.readouterr()
+    assert main(["train", "--resume", str(finished), *more]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_the_whole_command_with_resume_behind_it_goes_on(finished):
+    assert run_cli(finished, "--resume") == 0
+
+
+def test_resume_without_a_run_says_so(tmp_path, capsys):
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "checkpoint.npz" in error
+    assert error.count("\n") == 1
+
+
+def test_other_images_are_refused(tmp_path):
+    data, settings = small_data(), Settings("resnet8", "noise", small_recipe(epochs=1))
+    run = begin(tmp_path, settings, data)
+    assert run.train()
+    data.x_train[0, 0, 0, 0] ^= 1
+    with pytest.raises(ValueError, match="expects the images that it was trained on so far"):
+        resume(tmp_path, open_saved(tmp_path), data)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_told(finished, capsys):
+    whole = load_checkpoint(finished / "checkpoint.npz")
+    path = finished / "checkpoint.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert main(["train", "--resume", str(finished)]) == 0
+    captured = capsys.readouterr()
+    assert "minires: warning" in captured.err
+    assert "from step 3" in captured.out
+    again = load_checkpoint(path)
+    for name, array in whole.arrays.items():
+        assert_array_equal(again.arrays[name], array)
+    path.write_bytes(b"")
+    (finished / "checkpoint.previous.npz").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        open_saved(finished)
+    assert main(["evaluate", str(finished)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# ---- interruptions
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+
+def test_the_first_signal_is_noted_and_the_second_stops(capsys):
+    with StopRequest() as stop:
+        assert not stop
+        press_ctrl_c()
+        assert stop
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            press_ctrl_c()
+    assert "once more to stop at once" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        press_ctrl_c()
+
+
+def start(folder, *more):
+    """A training in a process of its own, on the reference ops, which need no compiling."""
+    command = [sys.executable, "-m", "minires", "train", *FAST, "--ops", "reference"]
+    return subprocess.Popen(
+        [*command, "--out", str(folder), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    for _ in range(3000):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_cli(folder, "--ops", "reference") == 0
+    return load_checkpoint(folder / "checkpoint.npz")
+
+
+def assert_ends_the_same(folder, whole):
+    assert main(["train", "--resume", str(folder)]) == 0
+    again = load_checkpoint(folder / "checkpoint.npz")
+    assert again.arrays.keys() == whole.arrays.keys()
+    for name, array in whole.arrays.items():
+        assert_array_equal(again.arrays[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(number, code, tmp_path, uninterrupted):
+    process = start(tmp_path, "--save-every", "2")
+    wait_for(tmp_path / "checkpoint.npz", process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert f"go on with: minires train --resume {tmp_path}" in error
+    assert "Traceback" not in error
+    assert_ends_the_same(tmp_path, uninterrupted)
+
+
+def test_after_kill_9_at_random_moments_a_resumed_run_ends_the_same(tmp_path, uninterrupted):
+    rng = np.random.default_rng(0)
+    process = start(tmp_path, "--save-every", "1")
+    wait_for(tmp_path / "checkpoint.npz", process)
+    for _ in range(int(os.environ.get("MINIRES_KILLS", "3"))):
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        open_saved(tmp_path)
+        process = start(tmp_path, "--save-every", "1", "--resume")
+        time.sleep(rng.uniform(0.5, 2.5))
+    process.kill()
+    process.communicate()
+    assert_ends_the_same(tmp_path, uninterrupted)
