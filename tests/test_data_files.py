@@ -392,10 +392,10 @@ FIRST = "cifar-10-batches-bin/data_batch_1.bin"
         (special("/absolute"), b"a", "got '/absolute'"),
         (special("C:\\a"), b"a", "stay inside, got "),
         (special("..\\a"), b"a", "stay inside, got "),
-        (special("link", tarfile.SYMTYPE, "/outside"), b"", "got 'link', a link or device"),
-        (special(FIRST, tarfile.SYMTYPE, "a"), b"", "data_batch_1.bin', a link or device"),
-        (special("hard", tarfile.LNKTYPE, FIRST), b"", "got 'hard', a link or device"),
-        (special("pipe", tarfile.FIFOTYPE), b"", "got 'pipe', a link or device"),
+        (special("link", tarfile.SYMTYPE, "/outside"), b"", "got 'link', a link, device or"),
+        (special(FIRST, tarfile.SYMTYPE, "a"), b"", "data_batch_1.bin', a link, device or"),
+        (special("hard", tarfile.LNKTYPE, FIRST), b"", "got 'hard', a link, device or"),
+        (special("pipe", tarfile.FIFOTYPE), b"", "got 'pipe', a link, device or"),
         (special(FIRST), b"second", f"one {FIRST} in .*, got two"),
     ],
     ids=lambda value: getattr(value, "name", None),
@@ -414,11 +414,11 @@ def test_a_member_that_leads_out_of_the_archive_is_refused(info, data, words, tm
 @pytest.mark.parametrize(
     ("size", "kind", "words"),
     [
-        (9218, tarfile.REGTYPE, "to have 9219 bytes, got 9218 bytes"),
-        (9220, tarfile.REGTYPE, "to have 9219 bytes, got 9220 bytes"),
-        (2**40, tarfile.REGTYPE, f"to have 9219 bytes, got {2**40} bytes"),
-        (9219, tarfile.GNUTYPE_SPARSE, "to have 9219 bytes, got .* bytes, sparse"),
-        (9219, tarfile.DIRTYPE, "to have 9219 bytes, got a folder"),
+        (9218, tarfile.REGTYPE, "data_batch_1.bin in .* to have 9219 bytes, got 9218:"),
+        (9220, tarfile.REGTYPE, "data_batch_1.bin in .* to have 9219 bytes, got 9220:"),
+        (2**40, tarfile.REGTYPE, rf"to have more than .*_1.bin' with {2**40}"),
+        (9219, tarfile.GNUTYPE_SPARSE, "_1.bin', a link, device or sparse file"),
+        (9219, tarfile.DIRTYPE, f"to hold {FIRST}, .* got an archive without"),
         (9219, tarfile.XHDTYPE, "to be a whole tar archive, got"),
     ],
 )
@@ -440,10 +440,13 @@ def refuse(layout, unpacked, words, tmp_path):
 
 def test_an_archive_that_unpacks_to_more_than_it_should_is_cut_off(tmp_path):
     layout, files, _ = small.small_cifar(np.random.default_rng(0), CIFAR10)
-    bulk = special("bulk"), bytes(2**22)
+    bulk = [(special(f"bulk {i}"), bytes(2**18)) for i in range(8)]
     members = [(special(f"{layout.folder}/{name}"), data) for name, data in files.items()]
-    refuse(layout, small.tar([*members, bulk]), "unpack to at most .* bytes, got more", tmp_path)
-    refuse(layout, small.tar([bulk, *members]), "unpack to at most .* bytes, got more", tmp_path)
+    refuse(layout, small.tar([*members, *bulk]), "unpack to at most .* bytes, got more", tmp_path)
+    refuse(layout, small.tar([*bulk, *members]), "unpack to at most .* bytes, got more", tmp_path)
+    for name in (FIRST, "other"):  # the largest number that a header can state
+        huge = special(name, size=2**90).tobuf(tarfile.GNU_FORMAT)
+        refuse(layout, huge + bytes(2048), rf"more than .*{name}' with {2**90}", tmp_path)
     long = special("name", tarfile.GNUTYPE_LONGNAME, size=2**34).tobuf(tarfile.GNU_FORMAT)
     refuse(layout, long + bytes(2**22), "unpack to at most .* bytes, got more", tmp_path)
 
