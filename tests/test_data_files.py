@@ -577,7 +577,7 @@ def test_what_no_mirror_gives_whole_is_refused_and_leaves_nothing(answer, words,
     ):
         ask(mirror)
     assert len(asked) == downloads.ROUNDS
-    assert str(caught.value).count(mirror) >= downloads.ROUNDS
+    assert mirror in str(caught.value)
     assert words in str(caught.value)
     assert left(tmp_path) == []
 

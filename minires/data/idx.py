@@ -89,7 +89,8 @@ def read_header(owner, path, stream):
         )
     if not 1 <= magic[3] <= MAX_DIMENSIONS:
         raise DamagedFileError(
-            f"{owner} expects {path} to have 1 to {MAX_DIMENSIONS} dimensions, got {magic[3]}"
+            f"{owner} expects {path} to have 1 to {MAX_DIMENSIONS} dimensions, "
+            f"got {magic[3]}: it is damaged or another file; fetch it again"
         )
     header = read_up_to(stream, 4 * magic[3])
     if len(header) < 4 * magic[3]:
@@ -101,6 +102,6 @@ def read_header(owner, path, stream):
     if 0 in sizes:
         raise DamagedFileError(
             f"{owner} expects {path} to hold at least one number, got the shape "
-            f"{format_shape(sizes)} in its header"
+            f"{format_shape(sizes)} in its header: it is damaged; fetch it again"
         )
     return sizes

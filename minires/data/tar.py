@@ -38,7 +38,9 @@ def read_members(owner, path, file, sizes):
         for member in archive:
             refuse_unsafe(owner, path, member, limit)
             if member.name in contents:
-                raise DamagedFileError(f"{owner} expects one {member.name} in {path}, got two")
+                raise DamagedFileError(
+                    f"{owner} expects one {member.name} in {path}, got two: fetch it again"
+                )
             if member.isreg() and member.name in sizes:
                 expect_size(owner, path, member, sizes[member.name])
                 contents[member.name] = archive.extractfile(member).read()
