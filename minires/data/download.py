@@ -69,7 +69,8 @@ def download(owner, name, file, folder):
             failures.append(f"\n  {mirror}: {error}")
     raise OSError(
         f"{owner} expects {file.name} from one of {len(MIRRORS[name])} mirrors, got it from none:"
-        f"{''.join(dict.fromkeys(failures))}\nTry again later, or put the file into {folder} by other means"
+        f"{''.join(dict.fromkeys(failures))}\n"
+        f"Try again later, or put the file into {folder} by other means"
     )
 
 
