@@ -37,7 +37,7 @@ from minires.layers import (
 )
 from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy
 from minires.models.summary import print_summary as summary
-from minires.optimizers import SGD, Adam, AdamW, clip_gradients
+from minires.optimizers import SGD, Adam, AdamW, Muon, clip_gradients
 from minires.threads import get_num_threads, set_num_threads
 from minires.training import evaluate, fit, predict, train_step
 
@@ -61,6 +61,7 @@ __all__ = [
     "Layer",
     "MaxPool2d",
     "Model",
+    "Muon",
     "NonFiniteError",
     "Observer",
     "PadShortcut",

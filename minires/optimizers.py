@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW: state per Parameter, updates in the order of operations of PyTorch's.
+"""SGD, Adam, AdamW and Muon: state per Parameter, updates in the order of operations of PyTorch's.
 
 An optimiser reads `parameter.grad` and changes `parameter.value` in place; `optimizer.lr` may be
 set between steps.
@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from minires.checks import expect_choice, expect_number
+from minires.checks import expect_choice, expect_int, expect_number
 from minires.copyable import Copyable
 from minires.core import Parameter
 from minires.ops import default as default_ops
@@ -219,6 +219,80 @@ class AdamW(Adam):
             if decay:
                 value *= 1 - self.lr * decay
         self._descend(values, gradients, [0.0] * len(values))
+
+
+class Muon(Optimizer):
+    """Muon for convolutions: the step is the nearest orthogonal matrix to the momentum.
+
+        v = momentum v + g,  w -= lr orthogonalize(v)
+
+    All else (dense layers, biases, batch norm) takes SGD's step with the same momentum. Every
+    Parameter is first multiplied by 1 - (its learning rate) weight_decay, as in AdamW.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float
+        Learning rate of the convolutions. Since every step has the same length, it is a share of
+        the weights that changes: 0.02 is a good peak at batch 128.
+    momentum : float
+        In [0, 1).
+    nesterov : bool
+        Orthogonalise g + momentum v instead of v.
+    rest : float
+        The learning rate of all else is rest * lr.
+    weight_decay : float
+        Decoupled.
+    decay : {"all", "weights"}
+        "weights" leaves out biases and batch norm's gamma and beta.
+    iterations : int
+        Rounds of Newton-Schulz.
+    ops : module
+        The implementation, such as `minires.ops.reference`.
+
+    References
+    ----------
+    Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks". PyTorch's
+    torch.optim.Muon takes matrices only, in bfloat16.
+    """
+
+    def __init__(
+        self,
+        parameters,
+        lr=0.02,
+        *,
+        momentum=0.9,
+        nesterov=True,
+        rest=5.0,
+        weight_decay=0.0,
+        decay="all",
+        iterations=5,
+        ops=default_ops,
+    ):
+        super().__init__(parameters, lr, weight_decay, decay, ops)
+        self.momentum = expect_number("Muon", "momentum", momentum, at_least=0, below=1)
+        self.nesterov = bool(nesterov)
+        if self.nesterov and not self.momentum:
+            raise ValueError("Muon expects a momentum > 0 with nesterov=True, got 0")
+        self.rest = expect_number("Muon", "rest", rest, at_least=0)
+        self.iterations = expect_int("Muon", "iterations", iterations)
+        self.velocity = self._zeros()
+
+    def _update(self, values, gradients):
+        settings = {"momentum": self.momentum, "nesterov": self.nesterov}
+        kernels = [i for i, value in enumerate(values) if value.ndim == 4]
+        others = [i for i, value in enumerate(values) if value.ndim != 4]
+        decays = self._weight_decays()
+        for chosen, lr in ((kernels, self.lr), (others, self.rest * self.lr)):
+            for i in chosen:
+                if decays[i]:
+                    values[i] *= 1 - lr * decays[i]
+        w, g, v = ([part[i] for i in kernels] for part in (values, gradients, self.velocity))
+        self.ops.muon_steps(w, g, v, lr=self.lr, **settings, iterations=self.iterations)
+        w, g, v = ([part[i] for i in others] for part in (values, gradients, self.velocity))
+        if others:
+            zeros = [0.0] * len(others)
+            self.ops.sgd_steps(w, g, v, lr=self.rest * self.lr, **settings, weight_decay=zeros)
 
 
 def clip_gradients(parameters, max_norm, *, ops=default_ops):

@@ -1,7 +1,6 @@
 """The command line: what it prints and writes, and one line for every mistake."""
 
 import csv
-import json
 import os
 import re
 import subprocess

@@ -8,7 +8,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minires.core import Parameter
 from minires.layers import BatchNorm2d, Dense, Sequential
-from minires.optimizers import SGD, Adam, AdamW, clip_gradients, gradient_norm
+from minires.models import resnet8
+from minires.ops import fast, reference
+from minires.optimizers import SGD, Adam, AdamW, Muon, clip_gradients, gradient_norm
 
 
 def parameter(value, grad, role="weight"):
@@ -103,6 +105,90 @@ def test_the_learning_rate_can_be_set_between_steps():
     assert_allclose(p.value, [0.5])
 
 
+# ---- Muon
+
+
+def matrix(kernel):
+    """(F, KH KW C) of a kernel (KH, KW, C, F)."""
+    return kernel.reshape(-1, kernel.shape[-1]).T
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (1, 4), (4, 1)])
+def test_orthogonalize_keeps_singular_vectors_and_makes_the_values_nearly_1(shape, rng):
+    g = rng.standard_normal(shape)
+    u, s, vt = np.linalg.svd(g, full_matrices=False)
+    s = s / np.linalg.norm(g)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    assert_allclose(reference.orthogonalize(g), u @ np.diag(s) @ vt, atol=1e-6)
+    assert ((s > 0.68) & (s < 1.14)).all()
+
+
+def test_orthogonalize_leaves_zeros_and_its_argument_alone(rng):
+    assert_array_equal(reference.orthogonalize(np.zeros((3, 4))), np.zeros((3, 4)))
+    g = rng.standard_normal((3, 4))
+    before = g.copy()
+    g.setflags(write=False)
+    reference.orthogonalize(g)
+    assert_array_equal(g, before)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_two_steps_of_muon_on_a_kernel_are_its_formula(nesterov, rng):
+    kernel = Parameter(rng.standard_normal((3, 3, 2, 4)))
+    optimizer = Muon([kernel], 0.1, momentum=0.5, nesterov=nesterov, weight_decay=0.2)
+    w, v = kernel.value.copy(), np.zeros((3, 3, 2, 4))
+    for _ in range(2):
+        g = kernel.grad = rng.standard_normal((3, 3, 2, 4))
+        optimizer.step()
+        v = 0.5 * v + g
+        step = reference.orthogonalize(matrix(g + 0.5 * v if nesterov else v))
+        w = w * (1 - 0.1 * 0.2)
+        w = w - 0.1 * step.T.reshape(w.shape)
+    assert_allclose(kernel.value, w, rtol=1e-12)
+
+
+def test_a_kernel_with_more_outputs_than_inputs_takes_a_longer_step(rng):
+    kernel = Parameter(np.zeros((1, 1, 2, 8)))
+    kernel.grad = rng.standard_normal((1, 1, 2, 8))
+    Muon([kernel], 0.1, momentum=0.0, nesterov=False).step()
+    step = reference.orthogonalize(matrix(kernel.grad))
+    assert_allclose(matrix(kernel.value), -0.1 * 2 * step, rtol=1e-12)  # sqrt(8 / 2)
+
+
+def test_muon_gives_all_but_kernels_to_sgd(rng):
+    values = [rng.standard_normal(shape) for shape in ((3, 4), (4,), (4,))]
+    roles = "weight", "bias", "norm"
+    ours = [Parameter(v, role) for v, role in zip(values, roles, strict=True)]
+    theirs = [Parameter(v, role) for v, role in zip(values, roles, strict=True)]
+    muon = Muon(ours, 0.01, momentum=0.9, rest=4.0)
+    sgd = SGD(theirs, 0.04, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = other.grad = rng.standard_normal(one.shape)
+        muon.step()
+        sgd.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert_array_equal(one.value, other.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_muon_is_the_same_in_both_op_sets(dtype, rng):
+    models = [resnet8(input_shape=(8, 8, 3), rng=0, dtype=dtype, ops=o) for o in (fast, reference)]
+    optimizers = [
+        Muon(m.parameters(), weight_decay=1e-2, decay="weights", ops=o)
+        for m, o in zip(models, (fast, reference), strict=True)
+    ]
+    for _ in range(2):
+        for one, other in zip(*(m.parameters() for m in models), strict=True):
+            one.grad = other.grad = rng.standard_normal(one.shape).astype(dtype)
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(*(m.parameters() for m in models), strict=True):
+        assert one.value.dtype == dtype
+        assert_allclose(one.value, other.value, rtol=1e-5 if dtype == np.float32 else 1e-12)
+
+
 def test_clipping_scales_all_gradients_by_one_factor():
     a, b = parameter([0.0], [3.0]), parameter([0.0], [4.0])
     assert clip_gradients([a, b], 1.0) == 5.0
@@ -135,6 +221,9 @@ def test_the_norm_of_large_float32_gradients_does_not_overflow():
         (lambda p: Adam(p, eps=0), ValueError, "eps to be a number > 0, got 0"),
         (lambda p: Adam(p, decay="bias"), ValueError, "one of 'all', 'weights', got 'bias'"),
         (lambda p: AdamW(p, weight_decay=-1), ValueError, "weight_decay to be a number >= 0"),
+        (lambda p: Muon(p, momentum=0), ValueError, "momentum > 0 with nesterov=True, got 0"),
+        (lambda p: Muon(p, rest=-1), ValueError, "rest to be a number >= 0, got -1"),
+        (lambda p: Muon(p, iterations=0), ValueError, "iterations to be an integer >= 1, got 0"),
         (lambda p: SGD([], 0.1), ValueError, "at least one Parameter, got none"),
         (lambda p: SGD([*p, *p], 0.1), ValueError, "each Parameter once, got one twice"),
         (lambda p: SGD([np.ones(3)], 0.1), TypeError, "Parameters, got ndarray: pass model.par"),

@@ -143,7 +143,7 @@ def test_a_changed_recipe_says_so_in_its_name():
         ({"epochs": None}, "either epochs or steps, got neither"),
         ({"steps": 5}, "either epochs or steps, got ['epochs', 'steps']"),
         ({"batch_size": 0}, "batch_size to be an integer >= 1, got 0"),
-        ({"optimizer": "lion"}, "optimizer to be one of 'adam', 'adamw', 'sgd', got 'lion'"),
+        ({"optimizer": "lion"}, "one of 'adam', 'adamw', 'muon', 'sgd', got 'lion'"),
         ({"schedule": "random"}, "schedule to be one of"),
         ({"lr": -1}, "lr to be a number >= 0, got -1"),
         ({"label_smoothing": 1}, "label_smoothing to be a number >= 0 and < 1, got 1"),

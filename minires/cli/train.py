@@ -14,6 +14,7 @@ OUT = "minires_run"
 OPTIMIZERS = {  # learning rate and options where the recipe has those of another
     "adam": (1e-3, {}),
     "adamw": (1e-3, {}),
+    "muon": (0.02, {}),
     "sgd": (0.1, {"momentum": 0.9}),
 }
 SCHEDULES = "constant", "cosine", "one-cycle"

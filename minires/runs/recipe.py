@@ -6,10 +6,10 @@ from minires.checks import expect_bool, expect_choice, expect_int, expect_number
 from minires.data import Preprocess
 from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy, default_loss
 from minires.ops import default as default_ops
-from minires.optimizers import SGD, Adam, AdamW
+from minires.optimizers import SGD, Adam, AdamW, Muon
 from minires.schedules import Constant, Cosine, OneCycle, Step
 
-OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon, "sgd": SGD}
 SCHEDULES = {
     "constant": lambda lr, steps, **options: Constant(lr, **options),
     "cosine": Cosine,
@@ -33,7 +33,7 @@ class Recipe:
     epochs, steps : int or None
         The length of the training, in one of the two.
     batch_size : int
-    optimizer : {"adam", "adamw", "sgd"}
+    optimizer : {"adam", "adamw", "muon", "sgd"}
     lr : float
         The learning rate that the schedule starts from, or peaks at.
     optimizer_options : dict

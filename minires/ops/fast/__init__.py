@@ -49,6 +49,7 @@ OURS = (
     "dense",
     "fused",
     "measure",
+    "muon",
     "optimizer",
     "pool",
     "relu",

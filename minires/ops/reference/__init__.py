@@ -25,6 +25,7 @@ from minires.ops.reference.fused import (
     conv2d_moments_forward,
 )
 from minires.ops.reference.measure import inner_product, statistics
+from minires.ops.reference.muon import muon_steps, orthogonalize
 from minires.ops.reference.optimizer import (
     adam_step,
     adam_steps,
@@ -87,6 +88,8 @@ __all__ = [
     "inner_product",
     "maxpool2d_backward",
     "maxpool2d_forward",
+    "muon_steps",
+    "orthogonalize",
     "pad_shortcut_backward",
     "pad_shortcut_backward_onto",
     "pad_shortcut_forward",
