@@ -14,4 +14,5 @@ NAMES = (
     "startup",
     "scaling",
     "recorder",
+    "cifar",
 )

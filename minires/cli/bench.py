@@ -15,8 +15,8 @@ def add_arguments(parser):
     parser.add_argument(
         "benchmark",
         metavar="NAME",
-        help="train_step, inference, ops, shapes, roofline, memory, startup, scaling or recorder; "
-        "each has a --help",
+        help="train_step, inference, ops, shapes, roofline, memory, startup, scaling, recorder "
+        "or cifar; each has a --help",
     )
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own"

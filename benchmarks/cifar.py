@@ -1,0 +1,264 @@
+"""train CIFAR-10 with one recipe in minires and in PyTorch: the same weights, batches, rates"""
+
+import dataclasses
+import multiprocessing
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from benchmarks.command import command
+from benchmarks.report import Report
+from minires.cli.arguments import positive_int, seed
+from minires.data import ahead, count_batches, load_cifar10, split
+from minires.models import build
+from minires.runs import RECIPES, Trainer
+from minires.runs.trainer import order
+
+EXAMPLE = "--recipe fast20 --seeds 3"
+CONTENDERS = "minires", "torch-eager", "torch-channels-last"
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("--model", default="resnet20", metavar="M", help="default resnet20")
+    add("--recipe", choices=RECIPES, default="fast20", help="default fast20")
+    add("--epochs", type=positive_int, metavar="E", help="other than the recipe's")
+    add("--seeds", type=positive_int, default=3, metavar="S", help="how many; default 3")
+    add("--first-seed", type=seed, default=0, metavar="S", help="default 0")
+    add("--contenders", default="minires,torch-eager", metavar="A,B", help=", ".join(CONTENDERS))
+    add("--images", type=positive_int, metavar="N", help="train and test on the first N only")
+    add("--data-root", metavar="DIR", help="default $MINIRES_DATA, then the cache")
+
+
+def run(options):
+    """The contenders take turns, seed by seed, each in a process of its own."""
+    contenders = options.contenders.split(",")
+    for name in contenders:
+        if name not in CONTENDERS:
+            raise ValueError(f"expected --contenders out of {', '.join(CONTENDERS)}, got {name!r}")
+    data, recipe = first_images(load_cifar10(options.data_root), options.images), recipe_of(options)
+    spawn = multiprocessing.get_context("spawn")
+    runs = {name: [] for name in contenders}
+    for number in range(options.first_seed, options.first_seed + options.seeds):
+        for name in contenders:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                future = pool.submit(train, name, options.model, recipe, data, number)
+                runs[name].append(future.result())
+            last = runs[name][-1]
+            print(f"{name}, seed {number}: {last['test_error']:.2%}, {last['seconds']:.0f} s")
+    return summary(options, recipe, data, runs)
+
+
+def recipe_of(options):
+    """The recipe, with another number of epochs if that was asked for."""
+    recipe = RECIPES[options.recipe]
+    return recipe if options.epochs is None else recipe.changed(epochs=options.epochs)
+
+
+def first_images(data, count):
+    """A Dataset of the first images of both parts, for a trial."""
+    if count is None:
+        return data
+    parts = {name: getattr(data, name)[:count] for name in ("x_train", "y_train")}
+    parts |= {name: getattr(data, name)[:count] for name in ("x_test", "y_test")}
+    return dataclasses.replace(data, **parts)
+
+
+def summary(options, recipe, data, runs):
+    """One row a contender."""
+    ours = statistics.median(r["seconds"] for r in next(iter(runs.values())))
+    count = len(data.x_train)
+    report = Report(
+        title=f"{options.model} on {data.name}, {count:,} training images, recipe {recipe.name}, "
+        f"{options.seeds} seeds from {options.first_seed}",
+        header=("contender", "mean test error", "median", "median s", "against the first"),
+        body=[],
+        records=[],
+        notes=["times include evaluation and exclude reading the images"],
+    )
+    for name, rows in runs.items():
+        errors = [row["test_error"] for row in rows]
+        seconds = statistics.median(row["seconds"] for row in rows)
+        mean, middle = statistics.mean(errors), statistics.median(errors)
+        report.body.append(
+            (name, f"{mean:.2%}", f"{middle:.2%}", f"{seconds:.0f}", f"{seconds / ours:.2f}")
+        )
+        report.records += [{"contender": name, **row} for row in rows]
+    return report
+
+
+def train(name, model, recipe, data, number):
+    """One run of a contender: {"seed", "test_error", "seconds"}."""
+    start = time.perf_counter()
+    if name == "minires":
+        error = train_ours(model, recipe, data, number)
+    else:
+        error = train_theirs(model, recipe, data, number, name == "torch-channels-last")
+    return {"seed": number, "test_error": error, "seconds": time.perf_counter() - start}
+
+
+def train_ours(model, recipe, data, number):
+    """What `minires train` does, without its files."""
+    trainer = Trainer(build(model, rng=number), data, recipe, seed=number)
+    while not trainer.finished:
+        for _ in trainer.steps():
+            pass
+        trainer.end_epoch()
+    return 1 - trainer.history[-1].test_accuracy
+
+
+def train_theirs(model, recipe, data, number, channels_last):
+    """The same step by step in PyTorch."""
+    import torch
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = peer(model, number).to(memory_format=layout)
+    optimizer = make_optimizer(net, recipe)
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    preprocess = recipe.make_preprocess(data.x_train, number)
+    total = recipe.total_steps(count_batches(len(data.x_train), recipe.batch_size))
+    schedule = recipe.make_schedule(total)
+    step, epoch = 0, 0
+    while step < total:
+        todo = split(order(number, epoch, len(data.x_train)), recipe.batch_size)[: total - step]
+
+        def batch(index, epoch=epoch):
+            return preprocess.training(data.x_train[index], index, epoch), data.y_train[index]
+
+        net.train()
+        for x, labels in ahead(batch, todo):
+            optimizer.set_rate(schedule(step))
+            optimizer.zero_grad()
+            loss_of(net(as_images(x, layout)), torch.from_numpy(labels)).backward()
+            optimizer.step()
+            step += 1
+        epoch += 1
+        if epoch % recipe.test_every == 0 or step == total:
+            error = error_on_test(net, preprocess, data, layout)
+    return error
+
+
+def peer(name, number):
+    """The network with the first weights that minires gives it for this seed."""
+    from benchmarks import peers, tasks
+    from benchmarks.theirs import their_path, to_torch
+
+    model = peers.build(name, {})
+    state = tasks.state(build(name, rng=number))
+    found = {their_path(path): to_torch(array) for path, array in state.items()}
+    model.load_state_dict(found, strict=False)
+    return model
+
+
+def as_images(x, layout):
+    """(N, H, W, C) as a tensor (N, C, H, W)."""
+    import torch
+
+    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+
+
+def error_on_test(model, preprocess, data, layout, at_once=256):
+    """Share of test images that are classified wrongly."""
+    import torch
+
+    model.eval()
+    wrong = 0
+    with torch.inference_mode():
+        for start in range(0, len(data.x_test), at_once):
+            x = as_images(preprocess(data.x_test[start : start + at_once]), layout)
+            labels = data.y_test[start : start + at_once]
+            wrong += int((model(x).argmax(dim=1).numpy() != labels).sum())
+    return wrong / len(data.x_test)
+
+
+def make_optimizer(model, recipe):
+    """PyTorch's optimiser of the recipe."""
+    import torch
+
+    named = list(model.named_parameters())
+    options = dict(recipe.optimizer_options)
+    decay, apart = options.pop("weight_decay", 0.0), options.pop("decay", "all") == "weights"
+    groups = [
+        {"params": [p], "weight_decay": decay if p.ndim > 1 or not apart else 0.0} for _, p in named
+    ]
+    if recipe.optimizer == "muon":
+        return Both(groups, recipe.lr, **options)
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return Single(kinds[recipe.optimizer](groups, recipe.lr, **options))
+
+
+class Single:
+    """One of PyTorch's optimisers."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.zero_grad, self.step = optimizer.zero_grad, optimizer.step
+
+    def set_rate(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+
+class Both:
+    """Muon for kernels, in float32 as in minires, and PyTorch's SGD for the rest.
+
+    torch.optim.Muon takes matrices only and rounds to bfloat16.
+    """
+
+    def __init__(self, groups, lr, momentum=0.9, nesterov=True, rest=5.0, iterations=5):
+        import torch
+
+        self.kernels = [g for g in groups if g["params"][0].ndim == 4]
+        self.others = [g for g in groups if g["params"][0].ndim != 4]
+        plain = [g | {"weight_decay": 0.0} for g in self.others]
+        self.sgd = torch.optim.SGD(plain, rest * lr, momentum=momentum, nesterov=nesterov)
+        self.momentum, self.nesterov = momentum, nesterov
+        self.rest, self.iterations = rest, iterations
+        self.velocity = [torch.zeros_like(g["params"][0]) for g in self.kernels]
+
+    def set_rate(self, lr):
+        self.lr = lr
+        for group in self.sgd.param_groups:
+            group["lr"] = self.rest * lr
+
+    def zero_grad(self):
+        for group in self.kernels + self.others:
+            group["params"][0].grad = None
+
+    def step(self):
+        import torch
+
+        with torch.no_grad():
+            for group in self.others:
+                group["params"][0].mul_(1 - self.rest * self.lr * group["weight_decay"])
+            for group, v in zip(self.kernels, self.velocity, strict=True):
+                self.move(group["params"][0], v, group["weight_decay"])
+        self.sgd.step()
+
+    def move(self, w, v, decay):
+        """One kernel (F, C, KH, KW)."""
+        v.mul_(self.momentum).add_(w.grad)
+        g = w.grad + self.momentum * v if self.nesterov else v
+        step = newton_schulz(g.flatten(1), self.iterations)
+        w.mul_(1 - self.lr * decay)
+        longer = max(1, step.shape[0] / step.shape[1]) ** 0.5
+        w.add_(step.view_as(w), alpha=-self.lr * longer)
+
+
+def newton_schulz(g, iterations):
+    """As `minires.ops.reference.orthogonalize`."""
+    x = g if len(g) <= g.shape[1] else g.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        s = x @ x.T
+        x = 3.4445 * x + (-4.7750 * s + 2.0315 * (s @ s)) @ x
+    return x if len(g) <= g.shape[1] else x.T
+
+
+def main(argv=None, prog=None):
+    return command(sys.modules[__name__], argv, prog)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
