@@ -37,6 +37,27 @@ def test_every_python_block_of_the_page_on_flow_runs_in_order(tmp_path, monkeypa
     assert names["log"].records == names["recorded"].records
 
 
+def test_the_python_block_of_the_page_on_training_runs():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 1
+    names = {}
+    exec(compile(blocks[0], "training.md", "exec"), names)
+    assert len(names["history"]) == 1
+
+
+@pytest.mark.parametrize("name", ["data", "recipe"])
+def test_the_page_on_training_names_every_choice(name):
+    from minires.data import FILE_LOADERS, LOADERS
+    from minires.runs import RECIPES
+
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    choices = RECIPES if name == "recipe" else [*LOADERS, *FILE_LOADERS]
+    table = page[page.index(f"| `--{name}`") :].split("\n\n")[0]
+    for choice in choices:
+        assert f"`{choice}`" in table
+
+
 def test_the_two_commands_are_there_word_by_word():
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert blocks == ["pip install . && minires demo\n", 'pip install -e ".[test]" && pytest\n']
