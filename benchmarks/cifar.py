@@ -11,6 +11,7 @@ from benchmarks.command import command
 from benchmarks.report import Report
 from minires.cli.arguments import positive_int, seed
 from minires.data import ahead, count_batches, load_cifar10, split
+from minires.data.augment import shrink
 from minires.models import build
 from minires.runs import RECIPES, Trainer
 from minires.runs.trainer import order
@@ -117,14 +118,18 @@ def train_theirs(model, recipe, data, number, channels_last):
     optimizer = make_optimizer(net, recipe)
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     preprocess = recipe.make_preprocess(data.x_train, number)
-    total = recipe.total_steps(count_batches(len(data.x_train), recipe.batch_size))
+    per_epoch = count_batches(len(data.x_train), recipe.batch_size)
+    total = recipe.total_steps(per_epoch)
     schedule = recipe.make_schedule(total)
     step, epoch = 0, 0
     while step < total:
         todo = split(order(number, epoch, len(data.x_train)), recipe.batch_size)[: total - step]
 
-        def batch(index, epoch=epoch):
-            return preprocess.training(data.x_train[index], index, epoch), data.y_train[index]
+        size = recipe.image_size(epoch, -(-total // per_epoch), data.input_shape[:2])
+
+        def batch(index, epoch=epoch, size=size):
+            x = preprocess.training(data.x_train[index], index, epoch)
+            return (x if size == x.shape[1:3] else shrink(x, size)), data.y_train[index]
 
         net.train()
         for x, labels in ahead(batch, todo):

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import minires as mr
 from minires.data import Preprocess
-from minires.data.augment import below, crop, cutout, flip, random_words
+from minires.data.augment import below, cover, crop, cutout, flip, random_words, shrink
 
 
 def images(count=50, H=8, W=6, C=3, seed=0):
@@ -146,7 +146,7 @@ def test_pure_functions_at_their_limits():
     ("wrong", "words"),
     [
         ({"pad": -1}, "expects pad to be an integer >= 0, got -1"),
-        ({"flip": "yes"}, "expects flip to be True or False, got 'yes'"),
+        ({"flip": "yes"}, "flip (or \"alternate\") to be True or False, got 'yes'"),
         ({"cutout": 1.5}, "expects cutout to be an integer >= 0, got 1.5"),
         ({"seed": -1}, "expects seed to be an integer >= 0, got -1"),
         ({"seed": 2**64}, "a seed below 2^64"),
@@ -157,6 +157,30 @@ def test_wrong_settings_are_refused(wrong, words):
     with pytest.raises(ValueError, match="Preprocess") as error:
         Preprocess.of(images(), **wrong)
     assert words in str(error.value)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs():
+    x, index = images(), np.arange(50)
+    made = Preprocess.of(x, flip="alternate", seed=2)
+    plain = made(x)
+    first, second, third = (made.training(x, index, epoch) for epoch in (3, 4, 5))
+    mirrored = (first != plain).any(axis=(1, 2, 3))
+    assert 10 < mirrored.sum() < 40
+    assert_array_equal(first, flip(plain, mirrored))
+    assert_array_equal(second, flip(plain, ~mirrored))
+    assert_array_equal(third, first)
+
+
+@pytest.mark.parametrize(
+    ("H", "W", "h", "w"), [(8, 6, 6, 4), (8, 6, 4, 3), (5, 7, 5, 7), (9, 9, 1, 2)]
+)
+def test_shrinking_is_the_mean_over_the_area_of_a_pixel(H, W, h, w):
+    x = np.random.default_rng(0).standard_normal((3, H, W, 2))
+    fine = x.repeat(h, axis=1).repeat(w, axis=2)  # every old and new pixel is whole in it
+    wanted = fine.reshape(3, h, H, w, W, 2).mean(axis=(2, 4))
+    assert_allclose(shrink(x, (h, w)), wanted, rtol=1e-12, atol=1e-12)
+    assert shrink(x.astype(np.float32), (h, w)).dtype == np.float32
+    assert_allclose(cover(h, H).sum(axis=1), 1)
 
 
 # ---- batches and fit

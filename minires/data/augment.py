@@ -81,6 +81,35 @@ def flip(images, mirrored):
     return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
+def shrink(images, size):
+    """Smaller images, each pixel the mean over the area that it covers.
+
+    Parameters
+    ----------
+    images : (N, H, W, C) float
+    size : (int, int)
+        New height and width, at most the old ones.
+
+    Returns
+    -------
+    y : (N, *size, C), of the same dtype
+    """
+    N, H, W, C = images.shape
+    h, w = size
+    rows, columns = (cover(*pair).astype(images.dtype) for pair in ((h, H), (w, W)))
+    y = np.matmul(rows, images.reshape(N, H, W * C))  # (N, h, W C)
+    apart = np.kron(columns.T, np.eye(C, dtype=images.dtype))  # (W C, w C), channels by themselves
+    return (y.reshape(N * h, W * C) @ apart).reshape(N, h, w, C)
+
+
+def cover(new, old):
+    """(new, old): which share of each new pixel lies in each old one; rows sum to 1."""
+    edges = np.arange(new + 1)[:, None] * old / new  # of the new pixels, in old ones
+    first = np.maximum(np.arange(old), edges[:-1])
+    last = np.minimum(np.arange(old) + 1, edges[1:])
+    return np.maximum(last - first, 0) * new / old
+
+
 def cutout(images, size, down, right):
     """Zeros in a square of `size` pixels around row `down` and column `right` of each image.
 

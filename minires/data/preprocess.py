@@ -23,27 +23,29 @@ class Preprocess:
     pad : int
         Zeros added on each side, from which a crop of the original size is taken at random; 0 for
         none. They are added after centring, so they are as bright as the mean.
-    flip : bool
-        Mirror left and right with probability 1/2.
+    flip : bool or "alternate"
+        Mirror left and right with probability 1/2; "alternate" draws it for the first epoch and
+        then mirrors every image in every second one, so that two epochs see both.
     cutout : int
         Side of a square of zeros at a random place, in pixels; 0 for none.
     seed : int
 
     References
     ----------
-    Crop and flip: He et al. (2015), arXiv:1512.03385, section 4.2.
+    Crop and flip: He et al. (2015), arXiv:1512.03385, section 4.2. Alternating flip: Jordan (2024),
+    arXiv:2404.00498, section 3.6.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     pad: int = 0
-    flip: bool = False
+    flip: bool | str = False
     cutout: int = 0
     seed: int = 0
 
     def __post_init__(self):
         expect_int("Preprocess", "pad", self.pad, at_least=0)
-        expect_bool("Preprocess", "flip", self.flip)
+        expect_flip("Preprocess", self.flip)
         expect_int("Preprocess", "cutout", self.cutout, at_least=0)
         if expect_int("Preprocess", "seed", self.seed, at_least=0) >= 2**64:
             raise ValueError(f"Preprocess expects a seed below 2^64, got {self.seed}")
@@ -99,11 +101,20 @@ class Preprocess:
         if self.pad:
             down, right = below(words[:2], 2 * self.pad + 1)
             x = crop(x, self.pad, down, right)
-        if self.flip:
+        if self.flip == "alternate":
+            first = random_words(self.seed, 0, index, 3)[2]
+            x = flip(x, (below(first, 2) + epoch) % 2 == 1)
+        elif self.flip:
             x = flip(x, below(words[2], 2) == 1)
         if self.cutout:
             x = cutout(x, self.cutout, below(words[3], H), below(words[4], W))
         return x
+
+
+def expect_flip(owner, flip):
+    """Refuse what is neither True, False nor "alternate"."""
+    if flip != "alternate":
+        expect_bool(owner, 'flip (or "alternate")', flip)
 
 
 def moments(images, at_once=1000):

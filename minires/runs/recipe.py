@@ -2,8 +2,9 @@
 
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from minires.checks import expect_bool, expect_choice, expect_int, expect_number
+from minires.checks import expect_choice, expect_int, expect_number
 from minires.data import Preprocess
+from minires.data.preprocess import expect_flip
 from minires.losses import CategoricalCrossEntropy, SoftmaxCrossEntropy, default_loss
 from minires.ops import default as default_ops
 from minires.optimizers import SGD, Adam, AdamW, Muon
@@ -45,8 +46,13 @@ class Recipe:
         In [0, 1); of the training loss only.
     clip_norm : float or None
     normalize : {"channels", "pixels", None}
-    pad, flip, cutout : int, bool, int
+    pad, flip, cutout : int, bool or "alternate", int
         See `minires.data.Preprocess`.
+    progressive : dict or None
+        {"scale": s, "share": t}: during the first share t of the steps, whole epochs of them, the
+        images are scaled to s times their height and width, which costs about s^2 of the time.
+        Progressive resizing: Howard (2018) in the DAWNBench contest; Tan and Le (2021),
+        arXiv:2104.00298, section 4.2.
     test_every : int
         Epochs from one evaluation on the test images to the next; after the last there is one too.
     """
@@ -68,6 +74,7 @@ class Recipe:
     pad: int = 0
     flip: bool = False
     cutout: int = 0
+    progressive: dict | None = None
     test_every: int = 1
 
     def __post_init__(self):
@@ -78,11 +85,13 @@ class Recipe:
             expect_int("Recipe", name, getattr(self, name))
         for name in ("pad", "cutout"):
             expect_int("Recipe", name, getattr(self, name), at_least=0)
-        expect_bool("Recipe", "flip", self.flip)
+        expect_flip("Recipe", self.flip)
         expect_number("Recipe", "lr", self.lr, at_least=0)
         expect_number("Recipe", "label_smoothing", self.label_smoothing, at_least=0, below=1)
         if self.clip_norm is not None:
             expect_number("Recipe", "clip_norm", self.clip_norm, above=0)
+        if self.progressive is not None:
+            expect_progressive(self.progressive)
         expect_choice("Recipe", "optimizer", self.optimizer, OPTIMIZERS)
         expect_choice("Recipe", "schedule", self.schedule, SCHEDULES)
         expect_choice("Recipe", "normalize", self.normalize, ("channels", "pixels", None))
@@ -92,6 +101,22 @@ class Recipe:
     def total_steps(self, steps_per_epoch):
         """Updates from the first to the last."""
         return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
+    def image_size(self, epoch, epochs, full):
+        """Height and width of the training images.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+        epochs : int
+            Of the whole training.
+        full : (H, W)
+            Of the images as they are.
+        """
+        if self.progressive is None or epoch >= int(self.progressive["share"] * epochs):
+            return full
+        return tuple(max(1, round(self.progressive["scale"] * side)) for side in full)
 
     def make_optimizer(self, model, ops=default_ops):
         """The optimiser of a model's Parameters."""
@@ -151,3 +176,13 @@ class Recipe:
             came = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"Recipe expects exactly {sorted(known)}, got {came}")
         return cls(**values)
+
+
+def expect_progressive(progressive):
+    """Refuse what is no scale and share."""
+    if not isinstance(progressive, dict) or set(progressive) != {"scale", "share"}:
+        raise ValueError(
+            f"Recipe expects progressive as {{'scale': s, 'share': t}}, got {progressive!r}"
+        )
+    for name, value in progressive.items():
+        expect_number("Recipe", f"progressive {name}", value, above=0, at_most=1)
