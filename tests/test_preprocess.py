@@ -183,6 +183,21 @@ def test_shrinking_is_the_mean_over_the_area_of_a_pixel(H, W, h, w):
     assert_allclose(cover(h, H).sum(axis=1), 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "normalize", "words"),
+    [
+        ((50, 8, 6), None, r"\(N, H, W, 3\), got \(50, 8, 6\)"),
+        ((50, 8, 6, 1), None, r"\(N, H, W, 3\), got \(50, 8, 6, 1\)"),
+        ((50, 8, 8, 3), "pixels", r"\(N, 8, 6, 3\), got \(50, 8, 8, 3\)"),
+    ],
+)
+def test_images_of_another_shape_are_refused(shape, normalize, words):
+    with pytest.raises(ValueError, match=words):
+        Preprocess.of(images(), normalize=normalize)(np.zeros(shape, np.uint8))
+    with pytest.raises(TypeError, match="NumPy array, got list"):
+        Preprocess.of([1, 2])
+
+
 # ---- batches and fit
 
 

@@ -78,7 +78,9 @@ def crop(images, pad, down, right):
 
 def flip(images, mirrored):
     """Left and right exchanged where `mirrored`, (N,) bool, says so."""
-    return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    y = images.copy()
+    y[mirrored] = images[mirrored][:, :, ::-1]
+    return y
 
 
 def shrink(images, size):
