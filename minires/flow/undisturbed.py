@@ -7,9 +7,10 @@ from minires.core import unobserved
 
 @contextlib.contextmanager
 def undisturbed(model):
-    """Gradients start at 0 inside the `with` block; after it, all is as it was before.
+    """Gradients start at 0 inside the `with` block; what it changes is put back after it.
 
-    That is: the gradients of the Parameters, running statistics and random streams. Observers that
+    That is: the gradients of the Parameters, running statistics and random streams, but not what
+    layers keep between a forward and its backward pass. Observers that
     are attached do not see what happens inside, so that a recorder takes no measurement for
     training. Weights are nobody's business here: a measurement does not write to them.
     """
