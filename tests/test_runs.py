@@ -17,7 +17,18 @@ import minires as mr
 from minires.checkpoint import CheckpointError, load_checkpoint
 from minires.cli import main
 from minires.data import Dataset
-from minires.runs import RECIPES, Recipe, Settings, StopRequest, Trainer, begin, open_saved, resume
+from minires.data.augment import shrink
+from minires.runs import (
+    RECIPES,
+    Recipe,
+    Run,
+    Settings,
+    StopRequest,
+    Trainer,
+    begin,
+    open_saved,
+    resume,
+)
 from minires.runs.results import Results
 from minires.runs.trainer import order
 from minires.state import model_state, optimizer_state
@@ -147,7 +158,9 @@ def test_a_changed_recipe_says_so_in_its_name():
         ({"schedule": "random"}, "schedule to be one of"),
         ({"lr": -1}, "lr to be a number >= 0, got -1"),
         ({"label_smoothing": 1}, "label_smoothing to be a number >= 0 and < 1, got 1"),
-        ({"flip": 1}, "flip to be True or False, got 1"),
+        ({"flip": 1}, 'flip (or "alternate") to be True or False, got 1'),
+        ({"progressive": 0.5}, "progressive as {'scale': s, 'share': t}, got 0.5"),
+        ({"progressive": {"scale": 2, "share": 0.5}}, "scale to be a number <= 1 and > 0, got 2"),
         ({"normalize": "yes"}, "normalize to be one of"),
         ({"clip_norm": 0}, "clip_norm to be a number > 0, got 0"),
     ],
@@ -193,7 +206,7 @@ def test_after_any_step_a_new_process_could_go_on_bit_by_bit(steps, tmp_path):
     first = begin(tmp_path, settings, data)
     first.trainer = finish(small_trainer(), steps)
     first.save()
-    second = begin(tmp_path, settings, data)
+    second = Run(tmp_path, settings, data)
     second.trainer = small_trainer()
     second.load(load_checkpoint(tmp_path / "checkpoint.npz"))
     assert second.trainer.step == steps
@@ -237,6 +250,29 @@ def test_tests_are_made_as_often_as_the_recipe_says_and_at_the_end():
     assert measured == [False, True, False, True, True]
     x = trainer.preprocess(trainer.data.x_test)
     assert trainer.history[-1].test_loss == mr.evaluate(trainer.fast, x, trainer.data.y_test).loss
+
+
+def test_progressive_training_begins_on_smaller_images_for_a_share_of_the_epochs():
+    recipe = small_recipe(epochs=5, progressive={"scale": 0.75, "share": 0.5})
+    trainer, seen = small_trainer(recipe), []
+    whole = small_trainer(recipe.changed(progressive=None))
+    while not trainer.finished:
+        index = np.arange(4)
+        seen.append(trainer.batch(index)[0].shape[1:3])
+        full = whole.preprocess.training(whole.data.x_train[:4], index, len(seen) - 1)
+        assert_array_equal(trainer.batch(index)[0], shrink(full, seen[-1]))
+        for _ in trainer.steps():
+            pass
+        trainer.end_epoch()
+    assert seen == [(6, 6), (6, 6), (8, 8), (8, 8), (8, 8)]
+    assert trainer.history[0].test_loss is not None
+
+
+def test_a_model_for_one_size_is_refused_before_the_first_step():
+    model = mr.Sequential(mr.Flatten(), mr.Dense(192, 3, rng=0))
+    recipe = small_recipe(progressive={"scale": 0.75, "share": 0.5})
+    with pytest.raises(ValueError, match=r"\(N, 192\), got \(1, 108\)"):
+        Trainer(model, small_data(), recipe)
 
 
 def test_images_and_model_have_to_fit_before_the_first_step():
@@ -288,7 +324,7 @@ def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
         assert {p.name for p in folder.iterdir()} == {
             *("recipe.json", "results.json", "history.csv", "history.jsonl", "report.md"),
             *("curves.png", "confusion.png", "mistakes.png"),
-            *("checkpoint.npz",),
+            *("checkpoint.npz", "checkpoint.previous.npz"),
         }
         said = json.loads((folder / "recipe.json").read_text())
         assert (said["model"], said["seed"], said["recipe"]["lr"]) == ("resnet8", 3, 0.05)
@@ -301,13 +337,13 @@ def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
     assert losses[0] == losses[1]
     out = capsys.readouterr().out
     assert "epoch 1: loss" in out
-    assert re.search(r"test error \d+\.\d\d % ± \d\.\d\d \(binomial standard error, 360", out)
+    assert re.search(r"test error \d+\.\d % ± \d\.\d % \(binomial standard error, 360", out)
 
 
 def test_the_report_says_what_was_measured_and_with_what(finished):
     text = (finished / "report.md").read_text()
     results = json.loads((finished / "results.json").read_text())
-    assert f"{100 * results['test_error']:.2f} %" in text
+    assert f"**{100 * results['test_error']:.1f} % ± " in text  # one image of 360 is 0.3 %
     for words in ("images a second", "peak memory", "| 6 of 6 |", '"numpy"', '"processor"'):
         assert words in text
     for picture in re.findall(r"\((\w+\.png)\)", text):

@@ -1,7 +1,8 @@
 """classify the test images with a trained model"""
 
 from minires.cli.arguments import add_data_files
-from minires.runs import measure, network_of, open_saved
+from minires.cli.train import data_of, opened, tell
+from minires.runs import measure, network_of
 from minires.runs.run import describe_data
 
 EXAMPLE = "minires evaluate run"
@@ -16,11 +17,9 @@ def add_arguments(parser):
 def run(options):
     """Print the test error, its standard error, and what mirror images change."""
     from minires.fusion import fuse
-    from minires.runs.report import describe, percent
 
-    saved = open_saved(options.folder)
-    settings = saved.settings.changed(root=options.data_root or saved.settings.root)
-    data = settings.load_data(options.download)
+    saved = opened(options.folder)
+    settings, data = data_of(saved, options)
     model, preprocess, _ = network_of(saved)
     wanted, came = saved.checkpoint.meta["data"], describe_data(data)
     for what in ("input_shape", "class_names"):
@@ -31,8 +30,5 @@ def run(options):
     print(f"{settings.model} after {step:,} steps on {len(results.labels):,} images of {data.name}")
     if came["fingerprint"] != wanted["fingerprint"]:
         print("not the files that it was trained beside: the fingerprints differ")
-    print(f"test error {describe(results)}")
-    if results.mirrored is not None:
-        mirrored = percent(results.mirrored_error)
-        print(f"with the mean over each image and its mirror image {mirrored}")
+    tell(results)
     return 0

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from minires.cli.train import opened
 from minires.data import read_image
 from minires.fusion import fuse
-from minires.runs import network_of, open_saved
+from minires.runs import network_of
 from minires.runs.results import probabilities
 
 EXAMPLE = "minires predict run cat.jpg"
@@ -20,7 +21,7 @@ def add_arguments(parser):
 
 def run(options):
     """Print the most probable classes of each image."""
-    saved = open_saved(options.folder)
+    saved = opened(options.folder)
     model, preprocess, names = network_of(saved)
     described = saved.checkpoint.meta["data"]
     shape = tuple(described["input_shape"])

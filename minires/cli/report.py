@@ -1,8 +1,8 @@
 """write the report of a run anew: accuracy, confusion, mistakes"""
 
-from minires.cli.arguments import add_data_files
-from minires.cli.train import report
-from minires.runs import open_saved, resume
+from minires.cli.arguments import add_data_files, make_folder
+from minires.cli.train import data_of, opened, report
+from minires.runs import resume
 
 EXAMPLE = "minires report run"
 
@@ -15,7 +15,7 @@ def add_arguments(parser):
 
 def run(options):
     """Classify the test images and write the report, of a run that is not finished too."""
-    saved = open_saved(options.folder)
-    settings = saved.settings.changed(root=options.data_root or saved.settings.root)
-    data = settings.load_data(options.download)
-    return report(resume(options.folder, saved._replace(settings=settings), data))
+    saved = opened(options.folder)
+    folder = make_folder(options.folder)  # a folder to read from is of no use here
+    settings, data = data_of(saved, options)
+    return report(resume(folder, saved._replace(settings=settings), data))

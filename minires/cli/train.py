@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
+from minires.checkpoint.reading import previous_path
 from minires.cli.arguments import OPS, add_data, make_folder, non_negative, positive_int, seed
-from minires.history import describe
+from minires.data import FILE_LOADERS, LOADERS
+from minires.history import describe as line
 from minires.runs import RECIPES, Settings, StopRequest, begin, open_saved, resume
 from minires.runs.run import CHECKPOINT
 
@@ -17,6 +19,7 @@ OPTIMIZERS = {  # learning rate and options where the recipe has those of anothe
     "muon": (0.02, {}),
     "sgd": (0.1, {"momentum": 0.9}),
 }
+NAMED = *LOADERS, *FILE_LOADERS
 SCHEDULES = "constant", "cosine", "one-cycle"
 # options, and what they are called in Settings
 PLAIN = {"model": "model", "data": "data", "seed": "seed", "ops": "ops", "image_size": "image_size"}
@@ -25,6 +28,7 @@ IN_RECIPE = "epochs", "batch_size", "lr", "label_smoothing"
 
 def add_arguments(parser):
     """The options of the command; all are None unless given, so that a resumed run can tell."""
+    parser.usage = "%(prog)s --model MODEL [option ...]\n       %(prog)s --resume [DIR]"
     add = parser.add_argument
     add("--model", metavar="MODEL", help="a name that `minires summary` knows")
     add_data(parser)
@@ -56,7 +60,7 @@ def run(options):
         finished = this.train(
             save_every=options.save_every,
             stop=stop,
-            on_epoch_end=lambda epoch: print(describe(epoch), flush=True),
+            on_epoch_end=lambda epoch: print(line(epoch), flush=True),
         )
     if not finished:
         return stopped(this, stop)
@@ -69,12 +73,27 @@ def begun(options):
         raise ValueError("expected --model, a name that `minires summary` knows, or --resume")
     settings = changed(Settings("resnet8", "digits", RECIPES["adam"]), options)
     folder = make_folder(options.out or OUT)
-    if (folder / CHECKPOINT).exists() and not options.overwrite:
+    saved = folder / CHECKPOINT
+    if (saved.exists() or previous_path(saved).exists()) and not options.overwrite:
         raise ValueError(
             f"expected a folder without a run, got {str(folder)!r}: go on with it by --resume, "
             f"replace it by --overwrite, or give another --out"
         )
-    return begin(folder, settings, settings.load_data(options.download))
+    this = begin(folder, settings, settings.load_data(options.download))
+    warn_of_late_steps(settings.recipe, this.trainer.total)
+    return this
+
+
+def warn_of_late_steps(recipe, total):
+    """Say so if the training ends before the learning rate has come down."""
+    late = [step for step in recipe.schedule_options.get("milestones", ()) if step >= total]
+    if late:
+        print(
+            f"minires: warning: the learning rate of {recipe.name} does not change at step "
+            f"{' and '.join(map(str, late))}, since the training ends at {total}; in a shorter one "
+            f"--schedule one-cycle lowers it",
+            file=sys.stderr,
+        )
 
 
 def resumed(options):
@@ -84,16 +103,31 @@ def resumed(options):
         raise ValueError(f"expected one folder, got --resume {folder} and --out {options.out}")
     if options.overwrite:
         raise ValueError("expected either --resume or --overwrite, got both")
-    saved = open_saved(folder)
+    saved = opened(folder)
     wanted = changed(saved.settings, options)
     if wanted != changed(saved.settings, None, root=wanted.root):
         raise ValueError(
             f"a run goes on as it was begun: expected {told(saved.settings)}, "
             f"got {told(wanted)}; begin another with another --out"
         )
-    if saved.problem is not None:
-        print(f"minires: warning: {saved.problem}; going on from {saved.path}", file=sys.stderr)
+    make_folder(folder)
     return resume(folder, saved._replace(settings=wanted), wanted.load_data(options.download))
+
+
+def opened(folder):
+    """What a run folder holds; a warning if the newest checkpoint is damaged."""
+    saved = open_saved(folder)
+    if saved.problem is not None:
+        print(f"minires: warning: {saved.problem}; using {saved.path}", file=sys.stderr)
+    return saved
+
+
+def data_of(saved, options):
+    """The settings of a run, with the files where they are now, and its Dataset."""
+    settings = saved.settings
+    if options.data_root is not None:
+        settings = settings.changed(root=str(Path(options.data_root).absolute()))
+    return settings, settings.load_data(options.download)
 
 
 def introduction(this, going_on):
@@ -118,14 +152,18 @@ def stopped(this, stop):
 
 def report(this):
     """Write the report and print its first line."""
-    from minires.runs.report import describe as sentence  # matplotlib takes a second to import
-
-    results = this.report()
-    print(f"test error {sentence(results)}")
-    if results.mirrored is not None:
-        print(f"with the mean over each image and its mirror image {results.mirrored_error:.2%}")
+    tell(this.report())
     print(f"wrote report.md, its pictures, the history and the checkpoint into {this.folder}")
     return 0
+
+
+def tell(results):
+    """Print the error, and what it is with mirror images."""
+    from minires.runs.report import MIRRORED, describe, percent  # matplotlib takes a second
+
+    print(f"test error {describe(results)}")
+    if results.mirrored is not None:
+        print(f"{MIRRORED} {percent(results.mirrored_error, len(results.labels))}")
 
 
 # ---- from options to settings
@@ -136,6 +174,8 @@ def changed(settings, options, **values):
     if options is not None:
         given = {name: getattr(options, name) for name in PLAIN}
         values |= {name: value for name, value in given.items() if value is not None}
+        if "data" in values and Path(values["data"]).is_dir() and values["data"] not in NAMED:
+            values["data"] = str(Path(values["data"]).absolute())  # to go on from anywhere
         values |= {"recipe": changed_recipe(settings.recipe, options)}
         if options.data_root is not None:
             values |= {"root": str(Path(options.data_root).absolute())}
@@ -173,7 +213,8 @@ def changed_recipe(recipe, options):
 def told(settings):
     """Settings in a few words."""
     options = "".join(f", {name}={value}" for name, value in settings.model_options.items())
+    size = "" if settings.image_size is None else " {}x{}".format(*settings.image_size)
     return (
-        f"{settings.model}{options} on {settings.data}, recipe {settings.recipe.name}, "
-        f"seed {settings.seed}, ops {settings.ops}"
+        f"{settings.model}{options} on {settings.data}{size}, recipe {settings.recipe.name} "
+        f"(version {settings.recipe.version}), seed {settings.seed}, ops {settings.ops}"
     )

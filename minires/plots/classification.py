@@ -99,8 +99,10 @@ def labelled_images(images, captions, *, columns=8, title=None):
     for ax in axes:
         ax.axis("off")
     for ax, image, caption in zip(axes, images, captions, strict=False):
-        pixels = image if image.dtype == np.uint8 else np.clip(image, 0, 1)
-        ax.imshow(pixels[..., 0] if image.shape[-1] == 1 else pixels, cmap="gray")
+        white = 255 if image.dtype == np.uint8 else 1
+        pixels = np.clip(image, 0, white)
+        grey = pixels[..., 0] if image.shape[-1] == 1 else pixels
+        ax.imshow(grey, cmap="gray", vmin=0, vmax=white)  # not stretched to what an image holds
         ax.set_title(plain(caption), fontsize=8)
     if title:
         figure.suptitle(plain(title))

@@ -1,10 +1,12 @@
 """The report of a run in Markdown, with its pictures."""
 
 import json
+import math
 
 from minires import plots
 
 MISTAKES = 32
+MIRRORED = "with the mean over each image and its mirror image"
 
 
 def write_report(folder, facts, history, results, data):
@@ -72,8 +74,8 @@ def headline(facts, results):
     progress = facts["progress"]
     text = f"Test error **{describe(results)}**"
     if results.mirrored is not None:
-        mirrored = percent(results.mirrored_error)
-        text += f"; with the mean over each image and its mirror image {mirrored}"
+        mirrored = percent(results.mirrored_error, len(results.labels))
+        text += f"; {MIRRORED} {mirrored}"
     if progress["step"] < progress["total"]:
         done = f"step {progress['step']:,} of {progress['total']:,}"
         text += f". The training is not finished: {done}"
@@ -82,21 +84,24 @@ def headline(facts, results):
 
 def describe(results):
     """The error with its standard error and the number of images."""
+    count = len(results.labels)
     return (
-        f"{percent(results.error)} ± {100 * results.standard_error:.2f} "
-        f"(binomial standard error, {len(results.labels):,} images)"
+        f"{percent(results.error, count)} ± {percent(results.standard_error, count)} "
+        f"(binomial standard error, {count:,} images)"
     )
 
 
-def percent(share):
-    return f"{100 * share:.2f} %"
+def percent(share, count):
+    """A share of `count` images, with no more digits than one image changes; two at most."""
+    digits = min(max(math.ceil(math.log10(count)) - 2, 0), 2)
+    return f"{100 * share:.{digits}f} %"
 
 
 def numbers(facts, history, results):
     """Rows of the table at the top."""
     data, seconds, progress = facts["data"], facts["seconds"], facts["progress"]
     rows = [
-        ["test accuracy", percent(1 - results.error)],
+        ["test accuracy", percent(1 - results.error, len(results.labels))],
         ["training images", f"{data['train']:,}"],
         ["steps", f"{progress['step']:,} of {progress['total']:,}"],
         ["epochs", f"{len(history)}"],
@@ -106,12 +111,12 @@ def numbers(facts, history, results):
         each = sum(history.column("seconds")) / len(history)
         rows += [
             ["training loss, last epoch", f"{last.loss:.4f}"],
-            ["training accuracy, last epoch", percent(last.accuracy)],
+            ["training accuracy, last epoch", percent(last.accuracy, data["train"])],
             ["seconds an epoch, evaluation included", f"{each:.1f}"],
         ]
-    if seconds["training"]:
-        rate = facts["images"] / seconds["training"]
-        rows.append(["images a second in training", f"{rate:,.0f}"])
+    if seconds["counted"]:
+        rate = facts["images"] / seconds["counted"]
+        rows.append(["images a second in training, after the first step", f"{rate:,.0f}"])
     total = seconds["training"] + seconds["testing"]
     rows.append(["training and evaluation, in all", f"{total:,.0f} s ({total / 60:.1f} min)"])
     if facts["peak_memory"]:

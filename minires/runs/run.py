@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from minires.checkpoint import load_newest, save_checkpoint, sweep
+from minires.checkpoint import CheckpointError, load_newest, save_checkpoint, sweep
+from minires.checkpoint.reading import previous_path
 from minires.data import Preprocess
 from minires.runs.machine import machine, peak_memory, versions
 from minires.runs.results import measure
@@ -18,6 +19,11 @@ from minires.runs.trainer import Trainer
 from minires.state import model_state, optimizer_state, random_streams, restore
 
 CHECKPOINT = "checkpoint.npz"
+META = "settings", "data", "step", "progress", "origin"  # what a checkpoint of a run holds
+WRITTEN = (
+    *(CHECKPOINT, previous_path(Path(CHECKPOINT)).name, "history.csv", "history.jsonl"),
+    *("results.json", "report.md", "curves.png", "confusion.png", "mistakes.png"),
+)
 SAVE_AFTER = 300  # seconds between saves within an epoch, unless steps are asked for
 
 
@@ -76,7 +82,7 @@ class Run:
             If the checkpoint does not fit.
         """
         wanted, came = checkpoint.meta["data"], self.described
-        if came != wanted:
+        if {**came, "name": None} != {**wanted, "name": None}:  # a folder may be renamed
             raise ValueError(
                 f"{self.folder} expects the images that it was trained on so far, {wanted['name']} "
                 f"with the fingerprint {wanted['fingerprint'][:12]}, got {came['name']} with "
@@ -108,6 +114,7 @@ class Run:
         finished : bool
             False if it was stopped; everything is saved then.
         """
+        sweep(self.folder, CHECKPOINT)
         trainer, disable = self.trainer, None if progress is None else not progress
         options = {"initial": trainer.step, "disable": disable, "unit": "step", "leave": False}
         with tqdm(total=trainer.total, **options) as bar:
@@ -214,7 +221,20 @@ def open_saved(folder):
         If there is none, or it is of something else.
     """
     found = load_newest(folder, CHECKPOINT)
-    settings = Settings.from_dict(found.checkpoint.meta.get("settings"))
+    meta = found.checkpoint.meta
+    missing = [name for name in META if name not in meta]
+    if missing:
+        raise CheckpointError(
+            f"expected {found.path} to be of a run of `minires train`, got a checkpoint without "
+            f"{', '.join(missing)}: give the folder of a run"
+        )
+    try:
+        settings = Settings.from_dict(meta["settings"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected {found.path} to be of a run of this version of minires, got one of "
+            f"which: {error}; train anew"
+        ) from None
     return Saved(settings, found.checkpoint, found.path, found.problem)
 
 
@@ -226,10 +246,15 @@ def resume(folder, saved, data):
 
 
 def begin(folder, settings, data):
-    """A new Run; what the folder held of an earlier one is replaced as the training goes on."""
-    sweep(folder, CHECKPOINT)
+    """A new Run, saved before its first step; what the folder held of an earlier one goes.
+
+    Were an earlier checkpoint left, the new run could be resumed from it.
+    """
     run = Run(folder, settings, data)
+    for name in WRITTEN:
+        (run.folder / name).unlink(missing_ok=True)
     run.write_recipe()
+    run.save()
     return run
 
 

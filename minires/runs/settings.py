@@ -20,7 +20,7 @@ class Settings:
     model : str
         A name in `minires.models.BUILDERS`.
     data : str
-        A name in `minires.data.LOADERS` or `FILE_LOADERS`, or a folder of images.
+        A name in `minires.data.LOADERS` or `FILE_LOADERS`, or the path of a folder of images.
     recipe : Recipe
     seed : int
         Of the weights, the order of the examples and their augmentation.
@@ -28,7 +28,8 @@ class Settings:
     model_options : dict
         Such as {"shortcut": "B"}.
     root : str or None
-        Where the files of the data are, for those that come from files.
+        Where the files of the data are, for those that come from files; where a folder of images
+        has been moved to.
     image_size : [H, W] or None
         What the images of a folder are resized to.
     """
@@ -46,6 +47,8 @@ class Settings:
         if self.model not in BUILDERS:
             names = ", ".join(BUILDERS)
             raise ValueError(f"expected --model to be one of {names}, got {self.model!r}")
+        if self.model.startswith("plain") and "shortcut" in self.model_options:
+            raise ValueError(f"expected --shortcut for a residual network, got {self.model}")
         if self.model_options and self.model == "article_resnet":
             told = ", ".join(self.model_options)
             raise ValueError(
@@ -66,15 +69,30 @@ class Settings:
         ValueError, OSError
             If there is no such data, or its files are missing or damaged.
         """
-        from_folder = self.data not in LOADERS and self.data not in FILE_LOADERS
-        if self.image_size is not None and not from_folder:
+        named = self.data in LOADERS or self.data in FILE_LOADERS
+        if self.image_size is not None and named:
             raise ValueError(f"expected --image-size for a folder of images, got {self.data!r}")
+        if self.root is not None and self.data in LOADERS:
+            raise ValueError(f"expected --data-root for data from files, got {self.data!r}")
+        if download and self.data not in FILE_LOADERS:
+            names = ", ".join(FILE_LOADERS)
+            raise ValueError(f"expected --download for one of {names}, got {self.data!r}")
         if self.data in LOADERS:
             return LOADERS[self.data]()
         if self.data in FILE_LOADERS:
             return FILE_LOADERS[self.data](self.root, download=download)
-        if Path(self.data).is_dir():
-            return load_image_folder(self.data, size=self.image_size)
+        return self.load_folder()
+
+    def load_folder(self):
+        """The Dataset of a folder of images."""
+        folder = self.root or self.data
+        if Path(folder).is_dir():
+            return load_image_folder(folder, size=self.image_size)
+        if Path(self.data).is_absolute():  # as it is stored once it has been found
+            raise FileNotFoundError(
+                f"expected a folder of images for each class at {folder}, got none there: if it "
+                f"has been moved, say by --data-root where it is now"
+            )
         names = ", ".join([*LOADERS, *FILE_LOADERS])
         raise ValueError(
             f"expected --data to be one of {names}, or a folder with a sub-folder of images for "

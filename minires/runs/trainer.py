@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from minires.data import ahead, count_batches, split
+from minires.data.augment import shrink
 from minires.fusion import fuse
 from minires.history import Epoch, History
 from minires.losses import default_loss
@@ -53,10 +54,13 @@ class Trainer:
         self.total = recipe.total_steps(self.steps_per_epoch)
         self.schedule = recipe.make_schedule(self.total)
         self.history, self.running = History(), RunningMean()
-        self.seconds = {"epoch": 0.0, "training": 0.0, "testing": 0.0}
-        self.images = 0  # seen in training, for the rate
+        self.seconds = {"epoch": 0.0, "training": 0.0, "testing": 0.0, "counted": 0.0}
+        self.images = 0  # of the seconds counted, for the rate
+        self.warm = False  # the first step of a process may compile, and is not counted
         for x, labels in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
             rehearse(self.fast, self.loss, self.preprocess(x[:1]), labels)
+        x = shrink(self.preprocess(data.x_train[:1]), self.image_size(0))
+        rehearse(self.fast, self.loss, x, data.y_train)
 
     @property
     def step(self):
@@ -83,15 +87,21 @@ class Trainer:
             given = self.fast, self.loss, self.optimizer, x, labels
             value, logits = train_step(*given, clip_norm=self.recipe.clip_norm)
             self.running.add(value, accuracy_of(logits, labels), len(x))
-            self.images += len(x)
-            self.spend("training", time.perf_counter() - start)
+            self.clock(len(x), time.perf_counter() - start)
             yield value
             start = time.perf_counter()
 
     def batch(self, index):
         """Images and labels of one step, (N, H, W, C) float and (N,) int."""
-        x, labels = self.data.x_train[index], self.data.y_train[index]
-        return self.preprocess.training(x, index, len(self.history)), labels
+        epoch, labels = len(self.history), self.data.y_train[index]
+        x = self.preprocess.training(self.data.x_train[index], index, epoch)
+        size = self.image_size(epoch)
+        return (x if size == x.shape[1:3] else shrink(x, size)), labels
+
+    def image_size(self, epoch):
+        """(H, W) of the training images of an epoch, from 0."""
+        epochs = -(-self.total // self.steps_per_epoch)
+        return self.recipe.image_size(epoch, epochs, self.data.input_shape[:2])
 
     def end_epoch(self):
         """Evaluate, where it is due, and write the epoch into the history.
@@ -121,6 +131,14 @@ class Trainer:
         x, labels = self.data.x_test, self.data.y_test
         return evaluate(self.fast, x, labels, loss=self.test_loss, preprocess=self.preprocess)
 
+    def clock(self, images, seconds):
+        """Count the time of a training step."""
+        self.spend("training", seconds)
+        if self.warm:
+            self.images += images
+            self.seconds["counted"] += seconds
+        self.warm = True
+
     def spend(self, what, seconds):
         """Count time twice: for the epoch and for the whole training."""
         self.seconds["epoch"] += seconds
@@ -144,7 +162,7 @@ class Trainer:
         running = RunningMean()
         running.totals, running.count = np.array(progress["totals"]), progress["count"]
         self.history, self.running = history, running
-        self.seconds, self.images = dict(progress["seconds"]), progress["images"]
+        self.seconds, self.images = self.seconds | progress["seconds"], progress["images"]
 
 
 def order(seed, epoch, count):
