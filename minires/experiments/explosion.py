@@ -7,7 +7,8 @@ input, the weights multiply by v. That input is a sum over rectified normal numb
 whose variance is (1 - 1/pi) / 2, times v: together 1 / (1 - 1/pi). Narrow nets and small batches
 have a little less, since batch norm also projects.
 
-In plain-56 the like happens at every convolution, by a smaller factor: its layers are narrow. The identity path of ResNet-56 prevents it.
+In plain-56 the like happens at every convolution, by a smaller factor: its layers are narrow. The
+identity path of ResNet-56 prevents it.
 
 References
 ----------
