@@ -1,5 +1,7 @@
 """Recipes, and training that goes on bit by bit after any interruption."""
 
+import csv
+import errno
 import json
 import os
 import re
@@ -8,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from PIL import Image
 
 import minires as mr
 from minires.checkpoint import CheckpointError, load_checkpoint
@@ -33,7 +37,29 @@ from minires.runs.results import Results
 from minires.runs.trainer import order
 from minires.state import model_state, optimizer_state
 
-FAST = ["--model", "resnet8", "--epochs", "2", "--batch-size", "500"]  # 2 x 3 steps on the digits
+FAST = ["--model", "resnet8", "--data", "images", "--epochs", "2", "--batch-size", "16"]  # 6 steps
+
+
+def write_images(folder, count=20, size=8, names=("cat", "dog", "a fox")):
+    """A folder of images, each class with a colour of its own; a fifth of them is to test."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 200, (size, size, 3), dtype=np.uint8)
+            image[..., k % 3] += 40
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images(tmp_path_factory):
+    """The folder `images` that FAST names, in the folder that the tests run in."""
+    before = Path.cwd()
+    place = tmp_path_factory.mktemp("place")
+    write_images(place / "images")
+    os.chdir(place)
+    yield place / "images"
+    os.chdir(before)
 
 
 def small_data(count=60, size=8, dtype=np.uint8):
@@ -97,11 +123,12 @@ def assert_same(one, other):
     assert a.keys() == b.keys()
     for name in a:
         assert_array_equal(a[name], b[name], err_msg=name)
-    timeless = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in t.history.rows()]
-        for t in (one, other)
-    ]
-    assert timeless[0] == timeless[1]
+    assert timeless(one.history.rows()) == timeless(other.history.rows())
+
+
+def timeless(rows):
+    """What has to be the same when a history is measured again."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 # ---- recipes
@@ -317,14 +344,13 @@ def finished(finished_once, tmp_path):
 def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
     losses = []
     for name in ("a", "b"):
-        options = "--model resnet8 --data digits --epochs 1 --optimizer sgd --lr 0.05"
-        more = "--weight-decay 1e-4 --schedule one-cycle --batch-size 100 --seed 3 --shortcut B"
+        options = "--model resnet8 --data images --epochs 1 --optimizer sgd --lr 0.05"
+        more = "--weight-decay 1e-4 --schedule one-cycle --batch-size 16 --seed 3 --shortcut B"
         folder = tmp_path / name
         assert main(["train", *options.split(), *more.split(), "--out", str(folder)]) == 0
-        assert {p.name for p in folder.iterdir()} == {
+        assert {p.name for p in folder.iterdir()} - {"mistakes.png"} == {
             *("recipe.json", "results.json", "history.csv", "history.jsonl", "report.md"),
-            *("curves.png", "confusion.png", "mistakes.png"),
-            *("checkpoint.npz", "checkpoint.previous.npz"),
+            *("curves.png", "confusion.png", "checkpoint.npz", "checkpoint.previous.npz"),
         }
         said = json.loads((folder / "recipe.json").read_text())
         assert (said["model"], said["seed"], said["recipe"]["lr"]) == ("resnet8", 3, 0.05)
@@ -337,22 +363,22 @@ def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
     assert losses[0] == losses[1]
     out = capsys.readouterr().out
     assert "epoch 1: loss" in out
-    assert re.search(r"test error \d+\.\d % ± \d\.\d % \(binomial standard error, 360", out)
+    assert re.search(r"test error \d+ % ± \d+ % \(binomial standard error, 12 images", out)
 
 
 def test_the_report_says_what_was_measured_and_with_what(finished):
     text = (finished / "report.md").read_text()
     results = json.loads((finished / "results.json").read_text())
-    assert f"**{100 * results['test_error']:.1f} % ± " in text  # one image of 360 is 0.3 %
+    assert f"**{100 * results['test_error']:.0f} % ± " in text  # one image of 12 is 8 %
     for words in ("images a second", "peak memory", "| 6 of 6 |", '"numpy"', '"processor"'):
         assert words in text
     for picture in re.findall(r"\((\w+\.png)\)", text):
         assert (finished / picture).stat().st_size > 5000
-    rows = [line.split("|")[2:-1] for line in text.splitlines() if re.match(r"\| \d \|", line)]
-    confusion = np.array(rows, int)
-    assert confusion.shape == (10, 10)
-    assert confusion.sum() == 360
-    assert confusion.sum() - np.trace(confusion) == round(360 * results["test_error"])
+    names = "a fox", "cat", "dog"
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    confusion = np.array([row[2:-1] for row in rows if row[1].strip() in names], int)
+    assert_array_equal(confusion.sum(axis=1), [4, 4, 4])
+    assert confusion.sum() - np.trace(confusion) == round(12 * results["test_error"])
 
 
 def test_a_folder_with_a_run_is_not_written_over(finished, capsys):
@@ -362,6 +388,91 @@ def test_a_folder_with_a_run_is_not_written_over(finished, capsys):
     assert before == {path.name: path.read_bytes() for path in finished.iterdir()}
     assert run_cli(finished, "--seed", "1", "--overwrite") == 0
     assert open_saved(finished).settings.seed == 1
+
+
+def test_a_run_that_is_replaced_leaves_nothing_to_resume_or_to_read(finished):
+    assert main(["train", *FAST, "--out", str(finished), "--overwrite", "--lr", "1e30"]) == 1
+    assert {path.name for path in finished.iterdir()} == {"recipe.json", "checkpoint.npz"}
+    saved = open_saved(finished)
+    assert (saved.settings.recipe.lr, saved.checkpoint.meta["step"]) == (1e30, 0)
+
+
+def test_a_run_that_has_not_come_to_a_step_yet_is_not_begun_by_another(tmp_path, capsys):
+    settings = Settings("resnet8", "noise", small_recipe())
+    begin(tmp_path, settings, small_data())
+    assert run_cli(tmp_path) == 2
+    assert "expected a folder without a run" in capsys.readouterr().err
+
+
+def test_the_previous_checkpoint_alone_is_a_run_too(finished, capsys):
+    (finished / "checkpoint.npz").unlink()
+    assert run_cli(finished) == 2
+    assert "expected a folder without a run" in capsys.readouterr().err
+
+
+def test_the_first_step_of_a_process_which_may_compile_is_not_in_the_rate(finished):
+    counted = json.loads((finished / "results.json").read_text())
+    assert counted["images"] == 2 * 48 - 16
+    assert counted["seconds"]["counted"] < counted["seconds"]["training"]
+
+
+def test_a_nan_stops_in_one_line_and_leaves_the_checkpoint_of_before(finished, monkeypatch, capsys):
+    """Of a run that is resumed at step 3 and breaks down at step 5."""
+    path = finished / "checkpoint.npz"
+    shutil.copy(finished / "checkpoint.previous.npz", path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "batch", spoilt(Trainer.batch, step=5))
+        assert main(["train", "--resume", str(finished)]) == 1
+    error = capsys.readouterr().err
+    assert "training expects finite numbers" in error
+    assert "at step 5" in error
+    assert error.count("\n") == 1
+    assert path.read_bytes() == before
+    assert main(["train", "--resume", str(finished)]) == 0
+
+
+def spoilt(batch, step):
+    """`Trainer.batch` with a NaN in the images of one step, counted over two epochs of three."""
+    calls = iter(range(4, 7))
+
+    def spoilt_batch(self, index):
+        x, labels = batch(self, index)
+        return (x * np.float32(np.nan) if next(calls) == step else x), labels
+
+    return spoilt_batch
+
+
+def test_a_full_disk_while_training_is_told_in_one_line_and_nothing_is_lost(
+    finished, monkeypatch, capsys
+):
+    path = finished / "checkpoint.npz"
+    shutil.copy(finished / "checkpoint.previous.npz", path)
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minires.checkpoint.saving.write", full)
+        assert main(["train", "--resume", str(finished)]) == 2
+    error = capsys.readouterr().err
+    assert f"save_checkpoint could not write {path} (No space left on device)" in error
+    assert error.count("\n") == 1
+    assert path.read_bytes() == before
+    assert main(["train", "--resume", str(finished)]) == 0
+
+
+def test_the_history_of_a_resumed_run_is_that_of_a_whole_one_but_for_the_seconds(finished):
+    def measured():
+        with (finished / "history.csv").open(newline="") as file:
+            return timeless(csv.DictReader(file))
+
+    whole = measured()
+    shutil.copy(finished / "checkpoint.previous.npz", finished / "checkpoint.npz")
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert measured() == whole
+    assert [row["step"] for row in whole] == ["3", "6"]
 
 
 def test_a_finished_run_resumes_to_its_report(finished, capsys):
@@ -376,11 +487,16 @@ def test_a_finished_run_resumes_to_its_report(finished, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--seed", "1"], "a run goes on as it was begun: expected resnet8 on digits"),
-        (["--lr", "0.5"], "got resnet8 on digits, recipe adam, epochs=2, batch_size=500, lr=0.5"),
-        (["--model", "resnet20"], "got resnet20 on digits"),
-        (["--shortcut", "B"], "got resnet8, shortcut=B on digits"),
+        (["--seed", "1"], "a run goes on as it was begun: expected resnet8 on /"),
+        (
+            ["--lr", "0.5"],
+            "images, recipe adam, epochs=2, batch_size=16, lr=0.5 (version 1)",
+        ),
+        (["--model", "resnet20"], "got resnet20 on /"),
+        (["--shortcut", "B"], "got resnet8, shortcut=B on /"),
         (["--ops", "reference"], "ops reference"),
+        (["--image-size", "8,8"], "images 8x8, recipe"),
+        (["--data", "digits"], "got resnet8 on digits"),
         (["--overwrite"], "either --resume or --overwrite, got both"),
         (["--out", "elsewhere"], "expected one folder, got --resume"),
     ],
@@ -453,28 +569,33 @@ def test_the_first_signal_is_noted_and_the_second_stops(capsys):
         press_ctrl_c()
 
 
+LONG = [*FAST, "--epochs", "20", "--ops", "reference"]  # 60 steps, which need no compiling
+
+
 def start(folder, *more):
-    """A training in a process of its own, on the reference ops, which need no compiling."""
-    command = [sys.executable, "-m", "minires", "train", *FAST, "--ops", "reference"]
-    return subprocess.Popen(
+    """A training in a process of its own, which has saved at least once."""
+    path, command = folder / "checkpoint.npz", [sys.executable, "-m", "minires", "train", *LONG]
+    before = saved_at(path)
+    process = subprocess.Popen(
         [*command, "--out", str(folder), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    while saved_at(path) == before and process.poll() is None:
+        time.sleep(0.01)
+    return process
 
 
-def wait_for(path, process):
-    for _ in range(3000):
-        if path.exists() or process.poll() is not None:
-            return
-        time.sleep(0.02)
+def saved_at(path):
+    """When a checkpoint was written, in ns; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("whole")
-    assert run_cli(folder, "--ops", "reference") == 0
+    assert main(["train", *LONG, "--out", str(folder)]) == 0
     return load_checkpoint(folder / "checkpoint.npz")
 
 
@@ -484,12 +605,13 @@ def assert_ends_the_same(folder, whole):
     assert again.arrays.keys() == whole.arrays.keys()
     for name, array in whole.arrays.items():
         assert_array_equal(again.arrays[name], array, err_msg=name)
+    histories = [timeless(saved.meta["progress"]["history"]) for saved in (again, whole)]
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(number, code, tmp_path, uninterrupted):
     process = start(tmp_path, "--save-every", "2")
-    wait_for(tmp_path / "checkpoint.npz", process)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
@@ -499,16 +621,14 @@ def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(number, code, tmp_pa
 
 
 def test_after_kill_9_at_random_moments_a_resumed_run_ends_the_same(tmp_path, uninterrupted):
-    rng = np.random.default_rng(0)
-    process = start(tmp_path, "--save-every", "1")
-    wait_for(tmp_path / "checkpoint.npz", process)
-    for _ in range(int(os.environ.get("MINIRES_KILLS", "3"))):
-        time.sleep(rng.uniform(0, 0.5))
+    rng, steps = np.random.default_rng(0), [0]
+    for kill in range(int(os.environ.get("MINIRES_KILLS", "3"))):
+        process = start(tmp_path, "--save-every", "1", *(["--resume"] if kill else []))
+        time.sleep(rng.uniform(0, 0.2))
         process.kill()
         process.communicate()
-        open_saved(tmp_path)
-        process = start(tmp_path, "--save-every", "1", "--resume")
-        time.sleep(rng.uniform(0.5, 2.5))
-    process.kill()
-    process.communicate()
+        steps.append(open_saved(tmp_path).checkpoint.meta["step"])
+    assert steps == sorted(steps)
+    (tmp_path / f".checkpoint.npz.{process.pid}-{'0' * 16}.new").write_bytes(b"half")
     assert_ends_the_same(tmp_path, uninterrupted)
+    assert not list(tmp_path.glob(".*"))  # what killed saves have left is gone
