@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from minires.cli import main
+from minires.cli import COMMANDS, main
 from minires.flow import FlowLog, HistogramRecord, ResidualRecord
 from minires.models import BUILDERS
 
@@ -314,7 +314,8 @@ def test_check_of_a_users_own_layer(layer_file, name, code, words, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["demo"], ["train"], ["flow"], ["reproduce"], ["summary"], ["check"], ["warmup"]],
+    [[], *([command.__name__.rpartition(".")[2]] for command in COMMANDS)],
+    ids=" ".join,
 )
 def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -324,6 +325,7 @@ def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     assert f"example: minires {' '.join(command)}" in out
 
 
+TRAIN = ["train", "--model", "resnet8", "--out", "{out}"]
 MISTAKES = [
     ([], "required: COMMAND"),
     (["fly"], "invalid choice: 'fly'"),
@@ -343,6 +345,38 @@ MISTAKES = [
     (["train", "--model", "article_resnet"], "images of at least 13x13, got 8x8"),
     (["train", "--model", "article_resnet", "--data", "shapes", "--no-norm"], "neither"),
     (["train", "--model", "resnet8", "--out", "{file}"], "expected a folder to write to"),
+    ([*TRAIN, "--recipe", "slow"], "invalid choice: 'slow'"),
+    ([*TRAIN, "--schedule", "step"], "invalid choice: 'step'"),
+    ([*TRAIN, "--shortcut", "C"], "invalid choice: 'C'"),
+    ([*TRAIN, "--save-every", "0"], "expected an integer >= 1, got '0'"),
+    ([*TRAIN, "--seed", "0.5"], "expected an integer >= 0, got '0.5'"),
+    ([*TRAIN, "--seed", str(2**64)], "a seed below 2^64"),
+    ([*TRAIN, "--weight-decay", "-1"], "expected a number >= 0, got '-1'"),
+    ([*TRAIN, "--label-smoothing", "1"], "label_smoothing to be a number >= 0 and < 1, got 1.0"),
+    ([*TRAIN, "--epochs", "1", "--batch-size", "2000", "--schedule", "one-cycle"], "steps to be"),
+    ([*TRAIN, "--image-size", "8,8"], "expected --image-size for a folder of images, got 'digits'"),
+    ([*TRAIN, "--data", "cifar10", "--image-size", "8,8"], "for a folder of images, got 'cifar10'"),
+    ([*TRAIN, "--data", "{folder}", "--image-size", "8"], "expected a size such as 32,32, got '8'"),
+    ([*TRAIN, "--data", "{empty}"], "for each of at least two classes in {empty}, got none"),
+    ([*TRAIN, "--data-root", "{folder}"], "expected --data-root for data from files, got 'digits'"),
+    ([*TRAIN, "--download"], "expected --download for one of mnist, fashion-mnist, cifar10"),
+    ([*TRAIN, "--data", "{folder}", "--download"], "expected --download for one of mnist"),
+    ([*TRAIN, "--data", "mnist", "--data-root", "{empty}"], "load_mnist expects"),
+    (["train", "--model", "plain8", "--shortcut", "B"], "--shortcut for a residual network"),
+    ([*TRAIN[:1], "--model", "plain8", *TRAIN[3:], "--no-relu-after-add"], "of residual networks"),
+    (["train", "--resume", "{empty}"], "in {empty}, got neither: nothing has been saved there"),
+    (["train", "--resume", "{folder}/none"], "nothing has been saved there"),
+    (["train", "--resume", "{empty}", "--out", "{folder}"], "expected one folder, got --resume"),
+    (["train", "--resume", "{empty}", "--overwrite"], "either --resume or --overwrite, got both"),
+    (["evaluate"], "required: RUN"),
+    (["evaluate", "{empty}"], "in {empty}, got neither: nothing has been saved there"),
+    (["evaluate", "{file}"], "got neither: nothing has been saved there"),
+    (["evaluate", "{empty}", "--data", "digits"], "unrecognized arguments: --data digits"),
+    (["predict"], "required: RUN, IMAGE"),
+    (["predict", "{empty}"], "required: IMAGE"),
+    (["predict", "{empty}", "{file}"], "nothing has been saved there"),
+    (["report"], "required: RUN"),
+    (["report", "{folder}/none"], "nothing has been saved there"),
     (["flow", "--models", "resnet21"], "expects --models to be out of resnet8"),
     (["flow", "--models", "resnet8,resnet8"], "each of --models once"),
     (["flow", "--models", "article_resnet"], "images of at least 13x13, got 8x8"),
@@ -377,7 +411,10 @@ def test_a_mistake_gets_one_line_on_stderr_and_code_2(arguments, words, layer_fi
     (layer_file.parent / "file").write_text("")
     (layer_file.parent / "log.jsonl").write_text("")
     FlowLog([residual_record()]).to_jsonl(layer_file.parent / "full.jsonl")
+    (layer_file.parent / "empty").mkdir()
     places = {
+        "empty": layer_file.parent / "empty",
+        "out": layer_file.parent / "out",
         "folder": layer_file.parent,
         "full": layer_file.parent / "full.jsonl",
         "log": layer_file.parent / "log.jsonl",
@@ -390,8 +427,18 @@ def test_a_mistake_gets_one_line_on_stderr_and_code_2(arguments, words, layer_fi
     assert code == 2
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert words in captured.err
+    assert words.format(**places) in captured.err
     assert captured.err.startswith("minires")
+    for made in ("empty", "out"):
+        assert list((layer_file.parent / made).glob("*")) == []
+
+
+def test_steps_of_the_learning_rate_that_come_after_the_end_are_told(tmp_path, capsys):
+    arguments = ["train", "--model", "resnet8", "--recipe", "he2015", "--epochs", "1"]
+    assert main([*arguments, "--lr", "1e30", "--out", str(tmp_path)]) == 1
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.startswith("minires: warning: the learning rate of he2015, epochs=1, lr=1e+30")
+    assert "does not change at step 32000 and 48000, since the training ends at 12" in warning
 
 
 def test_python_m_minires_is_the_same_command():

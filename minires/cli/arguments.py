@@ -11,7 +11,13 @@ OPS = {"fast": ops.fast, "reference": ops.reference}
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line, which says where the help is."""
+    """Complains in one line, which says where the help is.
+
+    Options are written out: `evaluate --data` is not taken for `--data-root`.
+    """
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
