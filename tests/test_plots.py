@@ -154,6 +154,20 @@ def curve(value=0.5, n=4):
     return np.arange(n), np.full(n, value), None
 
 
+def measured(*epochs):
+    """A History of (loss, accuracy, test loss, test accuracy)."""
+    return History([Epoch(i, 10 * i, *four, 0.1, 1.0) for i, four in enumerate(epochs, 1)])
+
+
+def confusion(classes, mistakes=1):
+    """Ten right in every class, and mistakes in the cells beside the diagonal."""
+    return 10 * np.eye(classes, dtype=int) + mistakes * np.eye(classes, k=1, dtype=int)
+
+
+def class_names(classes):
+    return [f"class_{k}" for k in range(classes)]
+
+
 def save(ax):
     ax.figure.savefig("/dev/null", format="png")
 
@@ -195,6 +209,10 @@ ONE_OF_EACH = {
     "multi_lesions": (plots.multi_lesions, multi_lesion_studies),
     "shuffles": (plots.shuffles, shuffle_studies),
     "loss_surface": (plots.loss_surface, surface),
+    "confusion_matrix": (
+        functools.partial(plots.confusion_matrix, class_names=["a", "b"]),
+        lambda: confusion(2),
+    ),
 }
 
 
@@ -240,6 +258,7 @@ NOTHING = {
     "loss_surface": (plots.loss_surface, surface(points=0), "points"),
     "loss_surface_figure": (plots.loss_surface_figure, {}, "LossSurface"),
     "flow_figure": (plots.flow_figure, {}, "FlowLog"),
+    "run_figure": (functools.partial(plots.run_figure, "run"), History(), "History for 'run'"),
     "flow_figure of one": (plots.flow_figure, {"a": FlowLog([relu(1, "r", 0.0)])}, "weights or"),
 }
 
@@ -939,6 +958,119 @@ def test_the_grid_has_a_cell_a_network_with_its_verdict_and_its_numbers():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["plain-56", "residual-8"]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["vanishing", "exploding and shattering"]
+
+
+def test_a_confusion_matrix_shows_shares_of_the_true_class_and_the_diagonal_white():
+    matrix = np.array([[90, 10, 0], [1, 3, 0], [0, 0, 0]])  # one class has no image
+    ax = plots.confusion_matrix(matrix, ["cat", "dog", "fox"])
+    (image,) = ax.images
+    shares = [[np.nan, 10, 0], [25, np.nan, 0], [0, 0, np.nan]]
+    np.testing.assert_allclose(image.get_array().filled(np.nan), shares)
+    assert image.get_clim() == (0, 25)
+    assert [text.get_text() for text in ax.texts] == [str(n) for n in matrix.ravel()]
+    assert [text.get_color() for text in ax.texts[:4]] == ["black", "black", "black", "white"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog", "fox"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "dog", "fox"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("class given by the model", "true class")
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((2, 2), int), confusion(3, 0), [[5]]])
+def test_without_a_mistake_the_scale_ends_at_one_percent(matrix):
+    ax = plots.confusion_matrix(matrix, class_names(len(matrix)))
+    assert ax.images[0].get_clim() == (0, 1)
+    save(ax)
+
+
+def test_cells_of_many_classes_have_no_numbers():
+    assert len(plots.confusion_matrix(confusion(20), class_names(20)).texts) == 400
+    assert len(plots.confusion_matrix(confusion(21), class_names(21)).texts) == 0
+
+
+@pytest.mark.parametrize(
+    ("matrix", "names", "got"),
+    [
+        (np.ones((2, 3)), ["a", "b"], "each of 2 class names, got (2, 3)"),
+        (np.ones((2, 2)), ["a", "b", "c"], "each of 3 class names, got (2, 2)"),
+        (np.ones((0, 0)), [], "each of 0 class names, got (0, 0)"),
+    ],
+)
+def test_a_confusion_matrix_needs_a_row_a_name(matrix, names, got):
+    with pytest.raises(ValueError, match="confusion_matrix expects a square matrix") as error:
+        plots.confusion_matrix(matrix, names)
+    assert got in str(error.value)
+
+
+def test_labelled_images_are_the_pixels_that_were_given(rng):
+    colour = rng.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+    figure = plots.labelled_images(colour, ["a", "b", "c"], columns=2, title="of three")
+    assert figure.get_suptitle() == "of three"
+    first, second, third, empty = figure.axes
+    for ax, image, caption in zip((first, second, third), colour, "abc", strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), image)
+        assert ax.get_title() == caption
+    assert not empty.images
+    assert not any(ax.axison for ax in figure.axes)
+
+
+@pytest.mark.parametrize("white", [np.uint8(255), np.float32(1)])
+def test_grey_images_are_as_bright_as_they_are(white):
+    """A dark image is not stretched to white, as matplotlib would do."""
+    dark = np.full((2, 4, 4, 1), white // 4 if white > 1 else white / 4)
+    figure = plots.labelled_images(dark, ["a", "b"])
+    image = figure.axes[0].images[0]
+    np.testing.assert_array_equal(image.get_array(), dark[0, ..., 0])
+    assert image.get_clim() == (0, white)
+    assert image.get_cmap().name == "gray"
+
+
+def test_floats_outside_of_zero_to_one_are_cut_off():
+    image = np.array([-0.5, 0.25, 2.0]).reshape(1, 1, 1, 3)
+    drawn = plots.labelled_images(image, ["a"]).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(drawn, [[[0, 0.25, 1]]])
+    assert image.max() == 2
+
+
+def test_names_and_captions_longer_than_the_room_are_cut_and_dollars_are_no_formula():
+    name = "a$b$ " + 30 * "x"
+    ax = plots.confusion_matrix(confusion(2), [name, "b"])
+    assert ax.get_xticklabels()[0].get_text() == r"a\$b\$ " + 18 * "x" + "…"
+    (ax,) = plots.labelled_images(np.zeros((1, 2, 2, 3)), [f"{name}\n$"]).axes
+    assert ax.get_title() == r"a\$b\$ " + 18 * "x" + "…\n" + r"\$"
+
+
+@pytest.mark.parametrize(("images", "captions"), [(0, 0), (2, 1), (1, 2)])
+def test_every_image_needs_a_caption(images, captions):
+    got = f"got {images} images and {captions} captions"
+    with pytest.raises(ValueError, match=f"labelled_images expects a caption .* {got}"):
+        plots.labelled_images(np.zeros((images, 2, 2, 3)), ["a"] * captions)
+
+
+def test_the_figure_of_a_run_has_losses_on_a_log_scale_and_errors_in_percent():
+    run = measured((2.0, 0.5, None, None), (1.0, 0.75, 1.5, 0.6), (0.5, 1.0, 1.2, 0.9))
+    figure = plots.run_figure("my_run $1", run)
+    left, right = figure.axes
+    assert figure.get_suptitle() == r"my_run \$1"
+    assert left.get_yscale() == "log"
+    assert line(left, "training") == ([1, 2, 3], [2.0, 1.0, 0.5])
+    assert line(left, "test") == ([2, 3], [1.5, 1.2])
+    assert line(right, "training") == ([1, 2, 3], [50, 25, 0])
+    np.testing.assert_allclose(line(right, "test"), ([2, 3], [40, 10]))
+    assert right.get_ylim()[0] == 0
+    assert legend(left) == legend(right) == ["training", "test"]
+
+
+def test_a_run_without_tests_has_one_line_a_panel():
+    for ax in plots.run_figure("run", measured((2.0, 0.5, None, None))).axes:
+        assert legend(ax) == ["training"]
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_loss_of_a_run_that_cannot_stand_on_a_log_scale_leaves_a_gap(value):
+    figure = plots.run_figure("run", measured((value, 0.5, value, 0.5), (1.0, 0.5, value, 0.5)))
+    np.testing.assert_array_equal(line(figure.axes[0], "training")[1], [math.nan, 1.0])
+    np.testing.assert_array_equal(line(figure.axes[0], "test")[1], [math.nan, math.nan])
+    save(figure.axes[0])
+    save(plots.run_figure("run", measured((value, 1.0, value, 1.0))).axes[0])
 
 
 def test_a_grid_without_cells_is_refused():

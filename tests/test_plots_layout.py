@@ -8,9 +8,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_plots import (
+    class_names,
+    confusion,
     diverged_log,
     histories,
     lesion_studies,
+    measured,
     multi_lesion_studies,
     norm_series,
     parameter_log,
@@ -24,6 +27,7 @@ from test_plots import (
 from minires import plots
 from minires.experiments.grid import Cell, Grid
 
+LONG = "resnet20 on a folder of images, fast20, label_smoothing=0.1, batch_size=1280, seed 12345678"
 LAGS = np.arange(16)
 AUTOCORRELATION = {
     "plain, depth 24": (LAGS, 0.0 * LAGS, np.full(16, 0.05)),
@@ -92,6 +96,22 @@ DRAWN = {
     "loss_surface_figure": lambda: plots.loss_surface_figure(
         {"plain-56": surface(steep=20), "residual-56": surface()}
     ),
+    **{
+        f"confusion_matrix, {K} classes": lambda K=K: plots.confusion_matrix(
+            confusion(K), class_names(K), title=LONG
+        )
+        for K in (1, 2, 3, 10, 20, 100)
+    },
+    "confusion_matrix, no mistake": lambda: plots.confusion_matrix(confusion(3, 0), ["a"] * 3),
+    "confusion_matrix, long names": lambda: plots.confusion_matrix(confusion(20), [LONG] * 20),
+    "confusion_matrix, long names, 2 classes": lambda: plots.confusion_matrix(
+        confusion(2), [LONG, "b"]
+    ),
+    "run_figure": lambda: plots.run_figure(
+        LONG, measured(*((2 / i, 0.5, 1 / i if i % 4 else None, 0.4) for i in range(1, 29)))
+    ),
+    "run_figure, 1 epoch": lambda: plots.run_figure("run", measured((2.0, 0.1, None, None))),
+    "run_figure, broken": lambda: plots.run_figure("run", measured((0.0, 1.0, np.nan, 0.1))),
     "flow_figure, 4 models": lambda: plots.flow_figure(LOGS),
     "flow_figure, 5 models": lambda: plots.flow_figure(LOGS | {"residual-8": recorded()}),
     "flow_figure, broken down": lambda: plots.flow_figure({"residual-8": diverged_log()}),
@@ -182,6 +202,23 @@ def test_every_panel_says_what_it_shows(name):
     for ax in panels:
         assert ax.get_title() or ax.get_label() == "<colorbar>" or ax.get_ylabel()
     assert any(ax.get_xlabel() for ax in panels)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 32])
+@pytest.mark.parametrize("words", ["cat", "large_omnivores_and_herbivores"])
+def test_captions_of_images_do_not_overlap_each_other_or_an_image(count, words):
+    images = np.zeros((count, 4, 4, 3))
+    figure = plots.labelled_images(images, [f"100 % {words}\ntrue: {words}"] * count, title=LONG)
+    FigureCanvasAgg(figure).draw()
+    written = [("title", figure._suptitle.get_window_extent())]
+    written += [("caption", ax.title.get_window_extent()) for ax in figure.axes[:count]]
+    drawn = [("image", ax.get_window_extent()) for ax in figure.axes[:count]]
+    pairs = itertools.combinations(written + drawn, 2)
+    assert [(a[0], b[0]) for a, b in pairs if overlap(a[1], b[1])] == []
+    width, height = figure.bbox.size
+    for text, box in written:
+        assert -1 <= box.x0 <= box.x1 <= width + 1, text
+        assert -1 <= box.y0 <= box.y1 <= height + 1, text
 
 
 def test_a_text_upon_another_is_found():

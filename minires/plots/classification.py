@@ -1,6 +1,7 @@
 """What a trained classifier gets wrong: the confusion matrix, and the images themselves."""
 
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from minires.plots.style import new_axes, plain
 
 MANY = 20  # classes from which on there is no room for numbers
+LONGEST = 24  # letters of a name; what follows is left out
 
 
 def confusion_matrix(matrix, class_names, *, ax=None, title=None):
@@ -39,20 +41,25 @@ def confusion_matrix(matrix, class_names, *, ax=None, title=None):
             f"confusion_matrix expects a square matrix with one row for each of {K} class names, "
             f"got {matrix.shape}"
         )
-    side = min(4 + 0.45 * K, 16)
-    ax = new_axes(side + 0.8, side) if ax is None else ax
+    names = [plain(shorten(name)) for name in class_names]
+    title = title or "Mistakes (the diagonal is what was right)"
+    if ax is None:
+        side, more = min(4 + 0.45 * K, 16), 0.08 * max(map(len, names))  # inches
+        ax = new_axes(side + 0.8 + more, side + more)
+        title = textwrap.fill(title, int(8 * side))
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shown = np.where(np.eye(K, dtype=bool), np.nan, share)
-    most = max(np.nanmax(shown), 1e-9) if K > 1 else 1.0
+    most = np.nanmax(shown, initial=0) or 1.0  # of no mistake, 1 %
     picture = ax.imshow(shown, cmap="Greys", vmin=0, vmax=most)
-    names = [plain(name) for name in class_names]
     size = "small" if K <= MANY else 5
-    ax.set_xticks(range(K), names, rotation=90 if K > MANY else 45, fontsize=size)
+    ends = {"ha": "right", "va": "center", "rotation_mode": "anchor"}  # at the tick
+    upright = K > MANY or max(map(len, names)) > LONGEST // 2
+    ax.set_xticks(range(K), names, rotation=90 if upright else 45, fontsize=size, **ends)
     ax.set_yticks(range(K), names, fontsize=size)
     if K <= MANY:
         write_cells(ax, matrix, shown / most)
     ax.set(xlabel="class given by the model", ylabel="true class")
-    ax.set_title(plain(title or "Mistakes (the diagonal is what was right)"))
+    ax.set_title(plain(title))
     ax.figure.colorbar(picture, ax=ax, label="share of the true class, %", shrink=0.8)
     return ax
 
@@ -73,7 +80,7 @@ def labelled_images(images, captions, *, columns=8, title=None):
     images : (N, H, W, C) uint8, or float from 0 to 1
         C is 1 or 3. Floats outside are cut off.
     captions : sequence of str
-        One for each; two short lines fit.
+        One for each; two lines of up to 24 letters fit, what follows is left out.
     columns : int
     title : str, optional
 
@@ -93,7 +100,8 @@ def labelled_images(images, captions, *, columns=8, title=None):
         )
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(max(1.5 * columns, 4), 2.0 * rows + 0.5), layout="constrained")
+    width = max(1.5 * columns, 4)  # inches
+    figure = Figure(figsize=(width, 2.0 * rows + 0.7), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
@@ -103,7 +111,20 @@ def labelled_images(images, captions, *, columns=8, title=None):
         pixels = np.clip(image, 0, white)
         grey = pixels[..., 0] if image.shape[-1] == 1 else pixels
         ax.imshow(grey, cmap="gray", vmin=0, vmax=white)  # not stretched to what an image holds
-        ax.set_title(plain(caption), fontsize=8)
+        lines = [shorten(line) for line in str(caption).splitlines()]
+        ax.set_title(plain("\n".join(lines)), fontsize=7)
     if title:
-        figure.suptitle(plain(title))
+        figure.suptitle(plain(textwrap.fill(title, int(9 * width))))
     return figure
+
+
+def shorten(text):
+    """What there is room for.
+
+    Examples
+    --------
+    >>> shorten("a name of a class that goes on")
+    'a name of a class that …'
+    """
+    text = str(text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

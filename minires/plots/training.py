@@ -1,8 +1,19 @@
 """What `fit` measured, epoch by epoch."""
 
+import textwrap
+
 from matplotlib.figure import Figure
 
-from minires.plots.style import expect_series, finish, finite, in_legend, new_axes, plain, styles_of
+from minires.plots.style import (
+    expect_series,
+    finish,
+    finite,
+    in_legend,
+    new_axes,
+    plain,
+    positive,
+    styles_of,
+)
 
 
 def training_curves(histories, *, ax=None, column="loss", title=None):
@@ -84,13 +95,13 @@ def run_figure(name, history):
     left, right = figure.subplots(1, 2)
     for part, look in RUN_LINES.items():
         loss, accuracy = part_names(part)
-        draw_measured(left, history, loss, part, look)
-        draw_measured(right, history, accuracy, part, look, turn=lambda share: 100 * (1 - share))
+        draw_measured(left, history, loss, positive, part, look)
+        draw_measured(right, history, accuracy, percent_wrong, part, look)
     left.set_yscale("log")
     right.set_ylim(bottom=0)
     finish(left, "Loss", "epoch", "mean cross-entropy (log scale)")
     finish(right, "Error", "epoch", "images classified wrongly, %")
-    figure.suptitle(plain(name))
+    figure.suptitle(plain(textwrap.fill(name, 90)))
     return figure
 
 
@@ -105,9 +116,15 @@ def part_names(part):
     return ("loss", "accuracy") if part == "training" else ("test_loss", "test_accuracy")
 
 
-def draw_measured(ax, history, column, label, look, turn=float):
+def percent_wrong(accuracy):
+    """The error in %, of shares that are right."""
+    return 100 * (1 - finite(accuracy))
+
+
+def draw_measured(ax, history, column, values_of, label, look):
     """A line through the epochs in which the number was measured, if there are any."""
     pairs = zip(history.column("epoch"), history.column(column), strict=True)
-    points = [(epoch, turn(value)) for epoch, value in pairs if value is not None]
+    points = [(epoch, value) for epoch, value in pairs if value is not None]
     if points:
-        ax.plot(*zip(*points, strict=True), label=label, **look)
+        epochs, values = zip(*points, strict=True)
+        ax.plot(epochs, values_of(values), label=label, **look)

@@ -40,12 +40,12 @@ def draw_mistakes(results, data):
     """The mistakes of which the model was surest."""
     chosen = results.mistakes(MISTAKES)
     captions = [
-        f"{data.class_names[k]} {100 * results.probs[i, k]:.0f} %\n"
+        f"{100 * results.probs[i, k]:.0f} % {data.class_names[k]}\n"
         f"true: {data.class_names[results.labels[i]]}"
         for i in chosen
         for k in [results.probs[i].argmax()]
     ]
-    title = "Mistakes of which the model was surest: class given, its probability, true class"
+    title = "Mistakes of which the model was surest: probability and class given, true class"
     return plots.labelled_images(data.x_test[chosen], captions, title=title)
 
 
