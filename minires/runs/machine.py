@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from minires import __version__
-from minires.ops import fast
 from minires.threads import get_num_threads
 
 
@@ -19,10 +18,8 @@ def versions():
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
-    if fast.compiles():
-        import numba  # takes half a second, and training has loaded it anyway
-
-        found["numba"] = numba.__version__
+    if "numba" in sys.modules:  # the reference ops do without
+        found["numba"] = sys.modules["numba"].__version__
     return found
 
 
@@ -32,7 +29,7 @@ def machine():
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "threads": get_num_threads(),
+        "threads": get_num_threads() if "numba" in sys.modules else 1,
     }
 
 
