@@ -441,6 +441,28 @@ def test_steps_of_the_learning_rate_that_come_after_the_end_are_told(tmp_path, c
     assert "does not change at step 32000 and 48000, since the training ends at 12" in warning
 
 
+def test_files_that_are_missing_are_named_with_the_options_that_help(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MINIRES_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache")
+    run = ["train", "--model", "resnet8", "--data", "cifar10", "--out", str(tmp_path / "run")]
+    assert main(run) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for words in ("cifar-10-binary.tar.gz", str(tmp_path / "nowhere"), "--download", "--data-root"):
+        assert words in error
+
+
+def test_ctrl_c_while_numba_is_imported_is_an_interruption_too(monkeypatch, capsys):
+    from minires.cli import COMMANDS
+
+    def interrupted(options):
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr(COMMANDS[0], "run", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "minires: error: interrupted\n"
+
+
 def test_python_m_minires_is_the_same_command():
     run = [sys.executable, "-m", "minires", "--version"]
     result = subprocess.run(run, capture_output=True, text=True, check=True)

@@ -62,6 +62,10 @@ def main(argv=None):
         return complain(f"expected sizes that fit into memory: {error}", code=2)
     except (ValueError, TypeError, OverflowError, OSError) as error:
         return complain(error, code=2)
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return complain("interrupted", code=130)  # while a class of Numba's was being made
 
 
 def make_parser():

@@ -80,7 +80,11 @@ class Settings:
         if self.data in LOADERS:
             return LOADERS[self.data]()
         if self.data in FILE_LOADERS:
-            return FILE_LOADERS[self.data](self.root, download=download)
+            try:
+                return FILE_LOADERS[self.data](self.root, download=download)
+            except FileNotFoundError as error:
+                error.add_note("(on the command line: --download, or --data-root DIR)")
+                raise
         return self.load_folder()
 
     def load_folder(self):
