@@ -7,6 +7,8 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+from threadpoolctl import threadpool_limits
+
 from benchmarks.command import command
 from benchmarks.report import Report
 from minires.cli.arguments import positive_int, seed
@@ -92,10 +94,11 @@ def summary(options, recipe, data, runs):
 def train(name, model, recipe, data, number):
     """One run of a contender: {"seed", "test_error", "seconds"}."""
     start = time.perf_counter()
-    if name == "minires":
-        error = train_ours(model, recipe, data, number)
-    else:
-        error = train_theirs(model, recipe, data, number, name == "torch-channels-last")
+    with threadpool_limits(limits=1, user_api="blas"):  # of NumPy, as `minires train` has it
+        if name == "minires":
+            error = train_ours(model, recipe, data, number)
+        else:
+            error = train_theirs(model, recipe, data, number, name == "torch-channels-last")
     return {"seed": number, "test_error": error, "seconds": time.perf_counter() - start}
 
 
@@ -152,7 +155,10 @@ def peer(name, number):
     model = peers.build(name, {})
     state = tasks.state(build(name, rng=number))
     found = {their_path(path): to_torch(array) for path, array in state.items()}
-    model.load_state_dict(found, strict=False)
+    missing, unexpected = model.load_state_dict(found, strict=False)
+    forgotten = [path for path in missing if not path.endswith("num_batches_tracked")]
+    if forgotten or unexpected:
+        raise ValueError(f"the networks differ: {forgotten} and {unexpected}")
     return model
 
 

@@ -224,7 +224,7 @@ class AdamW(Adam):
 class Muon(Optimizer):
     """Muon for convolutions: the step is the nearest orthogonal matrix to the momentum.
 
-        v = momentum v + g,  w -= lr orthogonalize(v)
+        v = momentum v + g,  w -= lr sqrt(max(1, F / (KH KW C))) orthogonalize(v)
 
     All else (dense layers, biases, batch norm) takes SGD's step with the same momentum. Every
     Parameter is first multiplied by 1 - (its learning rate) weight_decay, as in AdamW.

@@ -371,11 +371,11 @@ def test_a_checkpoint_of_something_else_is_refused(command, tmp_path, capsys):
     more = ["a.png"] if command == "predict" else []
     save_checkpoint(path, {"weights/w": np.zeros(3)}, {})
     message = said(capsys, command, tmp_path, *more, code=2)
-    assert f"expected {path} to be of a run of `minires train`, got a checkpoint without" in message
-    meta = dict.fromkeys(("data", "step", "progress", "origin"), 0)
+    assert f"expected {path} to be of a run of this version of `minires train`" in message
+    meta = dict.fromkeys(("data", "step", "progress", "origins"), 0)
     save_checkpoint(path, {"weights/w": np.zeros(3)}, meta | {"settings": {"model": "resnet8"}})
     message = said(capsys, command, tmp_path, *more, code=2)
-    assert f"expected {path} to be of a run of this version of minires" in message
+    assert f"expected {path} to be of a run of this version of `minires train`" in message
     assert "Settings expects exactly" in message
 
 
@@ -407,12 +407,12 @@ def test_the_number_of_threads_changes_no_bit_of_a_resumed_run(made, tmp_path):
     folder = shutil.copytree(made / "run", tmp_path / "run")
     whole = load_checkpoint(folder / "checkpoint.npz")
     shutil.copy(folder / "checkpoint.previous.npz", folder / "checkpoint.npz")
-    threads = 2 if whole.meta["origin"]["machine"]["threads"] == 1 else 1
+    threads = 2 if whole.meta["origins"][-1]["machine"]["threads"] == 1 else 1
     command = [sys.executable, "-m", "minires", "train", "--resume", str(folder)]
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     again = load_checkpoint(folder / "checkpoint.npz")
-    assert (again.meta["step"], again.meta["origin"]["machine"]["threads"]) == (6, threads)
+    assert (again.meta["step"], again.meta["origins"][-1]["machine"]["threads"]) == (6, threads)
     for name, array in whole.arrays.items():
         assert_array_equal(again.arrays[name], array, err_msg=name)
 

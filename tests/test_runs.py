@@ -18,7 +18,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import minires as mr
-from minires.checkpoint import CheckpointError, load_checkpoint
+from minires.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minires.cli import main
 from minires.data import Dataset
 from minires.data.augment import shrink
@@ -152,7 +152,7 @@ def test_he2015_is_the_recipe_of_the_paper():
     rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert recipe.total_steps(391) == 64_000
-    assert (recipe.batch_size, recipe.label_smoothing, recipe.clip_norm) == (128, 0, None)
+    assert (recipe.batch_size, recipe.label_smoothing, recipe.progressive) == (128, 0, None)
     data = small_data()
     made = recipe.make_preprocess(data.x_train, seed=0)
     assert (made.pad, made.flip, made.cutout) == (4, True, 0)
@@ -170,7 +170,7 @@ def test_a_changed_recipe_says_so_in_its_name():
     recipe = RECIPES["he2015"]
     assert recipe.changed(lr=0.1) is recipe
     changed = recipe.changed(epochs=3, optimizer_options={"momentum": 0.5})
-    assert changed.name == "he2015, epochs=3, momentum=0.5"
+    assert changed.name == "he2015, epochs=3, momentum=0.5, weight_decay=0.0"
     assert (changed.epochs, changed.steps) == (3, None)
     assert recipe.steps == 64_000
 
@@ -189,7 +189,8 @@ def test_a_changed_recipe_says_so_in_its_name():
         ({"progressive": 0.5}, "progressive as {'scale': s, 'share': t}, got 0.5"),
         ({"progressive": {"scale": 2, "share": 0.5}}, "scale to be a number <= 1 and > 0, got 2"),
         ({"normalize": "yes"}, "normalize to be one of"),
-        ({"clip_norm": 0}, "clip_norm to be a number > 0, got 0"),
+        ({"optimizer_options": {"speed": 3}}, "optimizer_options of SGD out of ['momentum'"),
+        ({"schedule": "step"}, "schedule_options of Step out of ['milestones', 'factor'], got []"),
     ],
 )
 def test_a_wrong_recipe_is_refused(wrong, words):
@@ -302,6 +303,18 @@ def test_a_model_for_one_size_is_refused_before_the_first_step():
         Trainer(model, small_data(), recipe)
 
 
+def test_an_epoch_ends_after_its_last_step_and_not_before():
+    trainer = small_trainer()
+    with pytest.raises(RuntimeError, match="all steps of epoch 1 to be done, got step 0 of 12"):
+        trainer.end_epoch()
+    next(trainer.steps())
+    with pytest.raises(RuntimeError, match="got step 1 of 12"):
+        trainer.end_epoch()
+    finish(trainer)
+    with pytest.raises(RuntimeError, match="got step 12 of 12"):
+        trainer.end_epoch()
+
+
 def test_images_and_model_have_to_fit_before_the_first_step():
     model = mr.models.resnet8(2, input_shape=(8, 8, 3), rng=0)
     with pytest.raises(ValueError, match="label"):
@@ -356,8 +369,9 @@ def test_train_writes_a_run_folder_and_repeats_with_its_seed(tmp_path, capsys):
         assert (said["model"], said["seed"], said["recipe"]["lr"]) == ("resnet8", 3, 0.05)
         assert said["recipe"]["optimizer_options"] == {
             "momentum": 0.9,
+            "nesterov": False,
             "weight_decay": 1e-4,
-            "decay": "weights",
+            "decay": "all",
         }
         losses.append(json.loads((folder / "history.jsonl").read_text())["loss"])
     assert losses[0] == losses[1]
@@ -490,7 +504,7 @@ def test_a_finished_run_resumes_to_its_report(finished, capsys):
         (["--seed", "1"], "a run goes on as it was begun: expected resnet8 on /"),
         (
             ["--lr", "0.5"],
-            "images, recipe adam, epochs=2, batch_size=16, lr=0.5 (version 1)",
+            "images, recipe adam, batch_size=16, epochs=2, lr=0.5 (version 1)",
         ),
         (["--model", "resnet20"], "got resnet20 on /"),
         (["--shortcut", "B"], "got resnet8, shortcut=B on /"),
@@ -529,6 +543,44 @@ def test_other_images_are_refused(tmp_path):
         resume(tmp_path, open_saved(tmp_path), data)
 
 
+@pytest.mark.parametrize(
+    ("meta", "arrays"),
+    [
+        ({"progress": {}}, {}),
+        ({"progress": {"history": [{"epoch": 1}]}}, {}),
+        ({"data": {}}, {}),
+        ({"origins": None}, {}),
+        ({"settings": {"model": "resnet8"}}, {}),
+        ({}, {"preprocess/mean": np.zeros(7, np.float32)}),
+    ],
+)
+def test_a_whole_checkpoint_of_something_else_is_refused(meta, arrays, finished, capsys):
+    held = load_checkpoint(finished / "checkpoint.npz")
+    save_checkpoint(finished / "checkpoint.npz", held.arrays | arrays, held.meta | meta)
+    for command in (["evaluate", str(finished)], ["train", "--resume", str(finished)]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "to be of a run of this version of `minires train`" in error
+        assert error.count("\n") == 1
+
+
+def test_files_that_are_no_run_are_not_written_over(tmp_path, capsys):
+    (tmp_path / "report.md").write_text("mine")
+    assert run_cli(tmp_path) == 2
+    assert "expected a folder without a run" in capsys.readouterr().err
+    assert (tmp_path / "report.md").read_text() == "mine"
+
+
+def test_a_stored_recipe_depends_on_nobodys_defaults():
+    for recipe in RECIPES.values():
+        optimizer = recipe.make_optimizer(mr.models.resnet8(rng=0))
+        stored = recipe.as_dict()["optimizer_options"]
+        for name, value in stored.items():
+            held = getattr(optimizer, name)
+            assert (list(held) if isinstance(held, tuple) else held) == value
+        assert {"weight_decay", "decay"} <= set(stored)
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_told(finished, capsys):
     whole = load_checkpoint(finished / "checkpoint.npz")
     path = finished / "checkpoint.npz"
@@ -540,6 +592,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_told(finished, 
     again = load_checkpoint(path)
     for name, array in whole.arrays.items():
         assert_array_equal(again.arrays[name], array)
+    assert load_checkpoint(finished / "checkpoint.previous.npz").meta["step"] == 3
     path.write_bytes(b"")
     (finished / "checkpoint.previous.npz").write_bytes(b"")
     with pytest.raises(CheckpointError):

@@ -4,10 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from minires import ops
 from minires.data import FILE_LOADERS, LOADERS
-
-OPS = {"fast": ops.fast, "reference": ops.reference}
+from minires.runs.settings import OPS
 
 
 class Parser(argparse.ArgumentParser):

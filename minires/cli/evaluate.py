@@ -1,7 +1,7 @@
 """classify the test images with a trained model"""
 
 from minires.cli.arguments import add_data_files
-from minires.cli.train import data_of, opened, tell
+from minires.cli.saved import data_of, opened, tell
 from minires.runs import measure, network_of
 from minires.runs.run import describe_data
 

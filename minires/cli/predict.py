@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minires.cli.train import opened
+from minires.cli.saved import opened
 from minires.data import read_image
 from minires.fusion import fuse
 from minires.runs import network_of

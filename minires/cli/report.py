@@ -1,7 +1,7 @@
 """write the report of a run anew: accuracy, confusion, mistakes"""
 
 from minires.cli.arguments import add_data_files, make_folder
-from minires.cli.train import data_of, opened, report
+from minires.cli.saved import data_of, opened, report
 from minires.runs import resume
 
 EXAMPLE = "minires report run"

@@ -1,19 +1,22 @@
 """train a model: a recipe, checkpoints to resume from, a report"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
-from minires.checkpoint.reading import previous_path
-from minires.cli.arguments import OPS, add_data, make_folder, non_negative, positive_int, seed
+from minires.cli.arguments import add_data, make_folder, non_negative, positive_int, seed
+from minires.cli.saved import opened, report
 from minires.data import FILE_LOADERS, LOADERS
 from minires.history import describe as line
-from minires.runs import RECIPES, Settings, StopRequest, begin, open_saved, resume
-from minires.runs.run import CHECKPOINT
+from minires.runs import RECIPES, Settings, StopRequest, begin, resume
+from minires.runs.machine import versions
+from minires.runs.run import WRITTEN
+from minires.runs.settings import OPS
 
 EXAMPLE = "minires train --model resnet20 --data cifar10 --recipe fast20 --out run"
 
 OUT = "minires_run"
-OPTIMIZERS = {  # learning rate and options where the recipe has those of another
+OPTIMIZERS = {  # learning rate and options where the recipe has those of another optimiser
     "adam": (1e-3, {}),
     "adamw": (1e-3, {}),
     "muon": (0.02, {}),
@@ -37,9 +40,10 @@ def add_arguments(parser):
     add("--batch-size", type=positive_int, metavar="N")
     add("--optimizer", choices=OPTIMIZERS)
     add("--lr", type=non_negative, metavar="LR", help="learning rate")
-    add("--weight-decay", type=non_negative, metavar="WD")
+    add("--weight-decay", type=non_negative, metavar="WD", help="of all parameters")
     add("--label-smoothing", type=non_negative, metavar="S")
     add("--schedule", choices=SCHEDULES)
+    add("--no-flip", action="store_true", help="no mirror images, as for digits and text")
     add("--shortcut", choices=("A", "B"), help="where a block changes shape: pad or project")
     add("--no-norm", action="store_true", help="leave out batch norm")
     add("--no-relu-after-add", action="store_true", help="as in the article's blocks")
@@ -54,9 +58,11 @@ def add_arguments(parser):
 def run(options):
     """Train, then write the report."""
     going_on = options.resume is not None
-    this = resumed(options) if going_on else begun(options)
-    print(introduction(this, going_on), flush=True)
+    make = resumed(options) if going_on else begun(options)
     with StopRequest() as stop:
+        this = make()
+        print(introduction(this, going_on), flush=True)
+        warn_of_late_steps(this.settings.recipe, this.trainer.total)
         finished = this.train(
             save_every=options.save_every,
             stop=stop,
@@ -68,20 +74,18 @@ def run(options):
 
 
 def begun(options):
-    """A new Run in the folder `--out`."""
+    """A function that makes the new Run in the folder `--out`, once all was found to be there."""
     if options.model is None:
         raise ValueError("expected --model, a name that `minires summary` knows, or --resume")
     settings = changed(Settings("resnet8", "digits", RECIPES["adam"]), options)
     folder = make_folder(options.out or OUT)
-    saved = folder / CHECKPOINT
-    if (saved.exists() or previous_path(saved).exists()) and not options.overwrite:
+    held = [name for name in WRITTEN if (folder / name).exists()]
+    if held and not options.overwrite:
         raise ValueError(
-            f"expected a folder without a run, got {str(folder)!r}: go on with it by --resume, "
-            f"replace it by --overwrite, or give another --out"
+            f"expected a folder without a run, got {str(folder)!r} with {held[0]}: go on with it "
+            f"by --resume, replace it by --overwrite, or give another --out"
         )
-    this = begin(folder, settings, settings.load_data(options.download))
-    warn_of_late_steps(settings.recipe, this.trainer.total)
-    return this
+    return partial(begin, folder, settings, settings.load_data(options.download))
 
 
 def warn_of_late_steps(recipe, total):
@@ -97,7 +101,7 @@ def warn_of_late_steps(recipe, total):
 
 
 def resumed(options):
-    """The Run in the folder of `--resume`, if the other options do not contradict it."""
+    """The same for the Run in the folder of `--resume`; refuses options that contradict it."""
     folder = Path((options.out or OUT) if options.resume is True else options.resume)
     if options.resume is not True and options.out not in (None, options.resume):
         raise ValueError(f"expected one folder, got --resume {folder} and --out {options.out}")
@@ -111,23 +115,15 @@ def resumed(options):
             f"got {told(wanted)}; begin another with another --out"
         )
     make_folder(folder)
-    return resume(folder, saved._replace(settings=wanted), wanted.load_data(options.download))
-
-
-def opened(folder):
-    """What a run folder holds; a warning if the newest checkpoint is damaged."""
-    saved = open_saved(folder)
-    if saved.problem is not None:
-        print(f"minires: warning: {saved.problem}; using {saved.path}", file=sys.stderr)
-    return saved
-
-
-def data_of(saved, options):
-    """The settings of a run, with the files where they are now, and its Dataset."""
-    settings = saved.settings
-    if options.data_root is not None:
-        settings = settings.changed(root=str(Path(options.data_root).absolute()))
-    return settings, settings.load_data(options.download)
+    before = saved.checkpoint.meta["origins"][-1]["versions"]
+    if before != versions():
+        print(
+            f"minires: warning: trained so far with {before}, now {versions()}: the last digits "
+            f"may come out otherwise than without the interruption",
+            file=sys.stderr,
+        )
+    data = wanted.load_data(options.download)
+    return partial(resume, folder, saved._replace(settings=wanted), data)
 
 
 def introduction(this, going_on):
@@ -148,22 +144,6 @@ def stopped(this, stop):
         file=sys.stderr,
     )
     return 128 + stop.signal
-
-
-def report(this):
-    """Write the report and print its first line."""
-    tell(this.report())
-    print(f"wrote report.md, its pictures, the history and the checkpoint into {this.folder}")
-    return 0
-
-
-def tell(results):
-    """Print the error, and what it is with mirror images."""
-    from minires.runs.report import MIRRORED, describe, percent  # matplotlib takes a second
-
-    print(f"test error {describe(results)}")
-    if results.mirrored is not None:
-        print(f"{MIRRORED} {percent(results.mirrored_error, len(results.labels))}")
 
 
 # ---- from options to settings
@@ -204,8 +184,9 @@ def changed_recipe(recipe, options):
         values |= {"schedule": options.schedule, "schedule_options": {}}
     if options.weight_decay is not None:
         held = values.get("optimizer_options", recipe.optimizer_options)
-        decay = {"decay": "weights"} if "weight_decay" not in held else {}  # not biases and norms
-        values["optimizer_options"] = held | decay | {"weight_decay": options.weight_decay}
+        values["optimizer_options"] = held | {"weight_decay": options.weight_decay}
+    if options.no_flip:
+        values["flip"] = False
     given = {name: getattr(options, name) for name in IN_RECIPE}
     return recipe.changed(**values | {k: v for k, v in given.items() if v is not None})
 

@@ -130,10 +130,10 @@ def load_cifar100(root=None, *, download=False, labels="fine"):
 
 def load(layout, root, download, which):
     """The Dataset with the labels that stand in byte `which` of a record."""
-    contents = read_all(layout, root, download)
+    contents, verified = read_all(layout, root, download)
     train = arrays(layout, contents, layout.train, which)
     test = arrays(layout, contents, layout.test, which)
-    return Dataset(*train, *test, layout.label_bytes[which], layout.name)
+    return Dataset(*train, *test, layout.label_bytes[which], layout.name, verified)
 
 
 def arrays(layout, contents, files, which):
@@ -159,18 +159,21 @@ def arrays(layout, contents, files, which):
 
 
 def read_all(layout, root, download):
-    """{file: bytes} from the first folder or archive that is found, or from a mirror."""
+    """{file: bytes} from the first folder or archive that is found, or from a mirror.
+
+    With it comes whether a checksum was compared, as it is for archives.
+    """
     folders = search_folders(layout.owner, root)
     for folder in folders:
         itself = folder.absolute().name == layout.folder
         unpacked = folder if itself else folder / layout.folder
         if unpacked.is_dir():
-            return read_folder(layout, unpacked)
+            return read_folder(layout, unpacked), False
         if (folder / layout.archive.name).is_file():
-            return read_archive(layout, folder / layout.archive.name)
+            return read_archive(layout, folder / layout.archive.name), True
     if download:
         path = fetch_file(layout.owner, layout.name, layout.archive, folders[0])
-        return read_archive(layout, path)
+        return read_archive(layout, path), True
     refuse_pickles(layout, folders)
     raise missing(layout.owner, f"{layout.archive.name} or the folder {layout.folder}", folders)
 

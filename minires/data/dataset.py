@@ -18,6 +18,8 @@ class Dataset:
         Class numbers.
     class_names : tuple of str
     name : str
+    verified : bool or None
+        Whether all files had the official checksum; None for images that have none.
     """
 
     x_train: np.ndarray
@@ -26,6 +28,7 @@ class Dataset:
     y_test: np.ndarray
     class_names: tuple[str, ...]
     name: str
+    verified: bool | None = None
 
     @property
     def input_shape(self):

@@ -132,7 +132,8 @@ def load_mnist_part(part, root=None, *, download=False):
         As in `load_mnist`.
     """
     expect_choice("load_mnist_part", "part", part, tuple(MNIST.parts))
-    return load_part(MNIST._replace(owner="load_mnist_part"), part, root, download)
+    x, y, _ = load_part(MNIST._replace(owner="load_mnist_part"), part, root, download)
+    return x, y
 
 
 def load_fashion_mnist(root=None, *, download=False):
@@ -162,25 +163,26 @@ def load_fashion_mnist(root=None, *, download=False):
 
 def load_set(source, root, download):
     """Both parts as a Dataset."""
-    train, test = (load_part(source, part, root, download) for part in ("train", "test"))
-    return Dataset(*train, *test, source.class_names, source.name)
+    parts = [load_part(source, part, root, download) for part in ("train", "test")]
+    (*train, one), (*test, other) = parts
+    return Dataset(*train, *test, source.class_names, source.name, one and other)
 
 
 def load_part(source, part, root, download):
-    """x (N, 28, 28, 1) uint8 and y (N,) int64 of one part."""
+    """x (N, 28, 28, 1) uint8 and y (N,) int64 of one part, and whether both were verified."""
     images, labels, count = source.parts[part]
-    x = load_array(source, images, (count, SIDE, SIDE), root, download)
-    y = load_array(source, labels, (count,), root, download)
+    x, one = load_array(source, images, (count, SIDE, SIDE), root, download)
+    y, other = load_array(source, labels, (count,), root, download)
     if y.max() >= len(source.class_names):
         raise DamagedFileError(
             f"{source.owner} expects the labels in {labels.name} to be below "
             f"{len(source.class_names)}, got {y.max()}: the file is damaged; fetch it again"
         )
-    return x[..., None], y.astype(np.int64)
+    return x[..., None], y.astype(np.int64), one and other
 
 
 def load_array(source, file, shape, root, download):
-    """One file, found or fetched, as an array of `shape`."""
+    """One file, found or fetched, as an array of `shape`, and whether its checksum was compared."""
     folders = search_folders(source.owner, root)
     places = [place for folder in folders for place in (folder / source.name, folder)]
     # unpacked first: whoever has made files of their own has them without .gz
@@ -197,4 +199,4 @@ def load_array(source, file, shape, root, download):
     )
     md5 = file.md5 if path.name == file.name else None
     with opened(source.owner, path, md5, advice) as stream:
-        return parse_idx(source.owner, path, stream, shape)
+        return parse_idx(source.owner, path, stream, shape), md5 is not None

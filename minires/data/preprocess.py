@@ -77,7 +77,7 @@ class Preprocess:
         return cls(mean.astype(np.float32), scale.astype(np.float32), **augmentation)
 
     def __call__(self, images):
-        """Centred and scaled, (N, H, W, C) float32, as for a test."""
+        """Centred and scaled as for a test: (N, H, W, C) float32, or float64 if `images` are."""
         size = self.mean.shape[:-1] or ("H", "W")
         expect_shape(images, ("N", *size, self.mean.shape[-1]))
         N, H, W, C = images.shape
@@ -102,7 +102,7 @@ class Preprocess:
 
         Returns
         -------
-        x : (N, H, W, C) float32
+        x : (N, H, W, C) float32, or float64 if `images` are
             Depends on `seed`, `epoch` and `index` alone, not on the batch an image is in.
         """
         x = self(images)

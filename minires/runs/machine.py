@@ -1,25 +1,22 @@
 """What a figure depends on besides the settings: versions, processor, threads, memory."""
 
+import contextlib
 import os
 import platform
 import sys
+from importlib import metadata
 from pathlib import Path
-
-import numpy as np
 
 from minires import __version__
 from minires.threads import get_num_threads
 
 
 def versions():
-    """{name: version} of what computes."""
-    found = {
-        "minires": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-    if "numba" in sys.modules:  # the reference ops do without
-        found["numba"] = sys.modules["numba"].__version__
+    """{name: version} of what computes and of what decodes images; nothing is imported for it."""
+    found = {"minires": __version__, "python": platform.python_version()}
+    for name in ("numpy", "numba", "pillow"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     return found
 
 

@@ -1,6 +1,8 @@
 """A training recipe as plain data: it can be printed, stored, compared and run again."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
+import dataclasses
+import inspect
+from dataclasses import asdict, dataclass, field, fields
 
 from minires.checks import expect_choice, expect_int, expect_number
 from minires.data import Preprocess
@@ -11,13 +13,9 @@ from minires.optimizers import SGD, Adam, AdamW, Muon
 from minires.schedules import Constant, Cosine, OneCycle, Step
 
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon, "sgd": SGD}
-SCHEDULES = {
-    "constant": lambda lr, steps, **options: Constant(lr, **options),
-    "cosine": Cosine,
-    "one-cycle": OneCycle,
-    "step": lambda lr, steps, **options: Step(lr, **options),
-}
+SCHEDULES = {"constant": Constant, "cosine": Cosine, "one-cycle": OneCycle, "step": Step}
 LENGTHS = ("epochs", "steps")
+GIVEN = "parameters", "lr", "ops", "steps"  # what a recipe does not leave to the options
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,13 @@ class Recipe:
     lr : float
         The learning rate that the schedule starts from, or peaks at.
     optimizer_options : dict
-        Such as {"momentum": 0.9, "weight_decay": 1e-4}; see `minires.optimizers`.
+        Such as {"momentum": 0.9, "weight_decay": 1e-4}; see `minires.optimizers`. What is left out
+        is filled in, so that a stored recipe does not depend on anybody's defaults.
     schedule : {"constant", "cosine", "one-cycle", "step"}
     schedule_options : dict
-        Such as {"milestones": [32000, 48000]}, in steps; see `minires.schedules`.
+        Such as {"milestones": [32000, 48000]}, in steps; see `minires.schedules`. Filled in, too.
     label_smoothing : float
         In [0, 1); of the training loss only.
-    clip_norm : float or None
     normalize : {"channels", "pixels", None}
     pad, flip, cutout : int, bool or "alternate", int
         See `minires.data.Preprocess`.
@@ -69,10 +67,9 @@ class Recipe:
     schedule: str = "constant"
     schedule_options: dict = field(default_factory=dict)
     label_smoothing: float = 0.0
-    clip_norm: float | None = None
     normalize: str | None = None
     pad: int = 0
-    flip: bool = False
+    flip: bool | str = False
     cutout: int = 0
     progressive: dict | None = None
     test_every: int = 1
@@ -88,13 +85,14 @@ class Recipe:
         expect_flip("Recipe", self.flip)
         expect_number("Recipe", "lr", self.lr, at_least=0)
         expect_number("Recipe", "label_smoothing", self.label_smoothing, at_least=0, below=1)
-        if self.clip_norm is not None:
-            expect_number("Recipe", "clip_norm", self.clip_norm, above=0)
         if self.progressive is not None:
             expect_progressive(self.progressive)
         expect_choice("Recipe", "optimizer", self.optimizer, OPTIMIZERS)
         expect_choice("Recipe", "schedule", self.schedule, SCHEDULES)
         expect_choice("Recipe", "normalize", self.normalize, ("channels", "pixels", None))
+        for name, kinds in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            kind, options = kinds[getattr(self, name)], getattr(self, f"{name}_options")
+            object.__setattr__(self, f"{name}_options", filled_in(name, kind, options))
 
     # ---- what it makes
 
@@ -125,7 +123,9 @@ class Recipe:
 
     def make_schedule(self, total):
         """step -> learning rate, for `total` steps."""
-        return SCHEDULES[self.schedule](self.lr, steps=total, **self.schedule_options)
+        kind = SCHEDULES[self.schedule]
+        length = {"steps": total} if "steps" in inspect.signature(kind).parameters else {}
+        return kind(self.lr, **length, **self.schedule_options)
 
     def make_loss(self, model, ops=default_ops):
         """The training loss."""
@@ -149,14 +149,10 @@ class Recipe:
         """A copy with other values, whose name says which, such as "fast20, epochs=3"."""
         if "epochs" in values:
             values |= {"steps": None}
-        new = {name: v for name, v in values.items() if v != getattr(self, name)}
-        if not new:
-            return self
-        flat = {name: v for name, v in new.items() if not isinstance(v, dict)}
-        for options in new.values():
-            flat |= options if isinstance(options, dict) else {}
-        said = [f"{name}={v}" for name, v in flat.items() if v is not None]
-        return replace(self, **new, name=", ".join([self.name, *said]))
+        new = dataclasses.replace(self, **values)
+        old, now = flat(self), flat(new)
+        said = [f"{k}={v}" for k, v in now.items() if k != "steps" and old.get(k, v) != v]
+        return dataclasses.replace(new, name=", ".join([self.name, *said])) if said else self
 
     def as_dict(self):
         """Names and values, for JSON."""
@@ -176,6 +172,36 @@ class Recipe:
             came = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"Recipe expects exactly {sorted(known)}, got {came}")
         return cls(**values)
+
+
+def filled_in(what, kind, options):
+    """Options with the defaults of a class for what they leave out; lists for tuples, as in JSON.
+
+    Raises
+    ------
+    ValueError
+        If the class does not know an option, or one without a default is missing.
+    """
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name not in GIVEN
+    }
+    missing = [name for name, v in (known | options).items() if v is inspect.Parameter.empty]
+    unknown = [name for name in options if name not in known]
+    if missing or unknown:
+        raise ValueError(
+            f"Recipe expects {what}_options of {kind.__name__} out of {list(known)}, "
+            f"got {list(options)}"
+        )
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in (known | options).items()}
+
+
+def flat(recipe):
+    """{name: value} with the options among the others."""
+    values = recipe.as_dict()
+    options = values.pop("optimizer_options") | values.pop("schedule_options")
+    return values | options
 
 
 def expect_progressive(progressive):

@@ -115,13 +115,23 @@ def numbers(facts, history, results):
             ["seconds an epoch, evaluation included", f"{each:.1f}"],
         ]
     if seconds["counted"]:
+        sizes = " of both sizes" if facts["settings"]["recipe"]["progressive"] else ""
         rate = facts["images"] / seconds["counted"]
-        rows.append(["images a second in training, after the first step", f"{rate:,.0f}"])
+        rows.append([f"images{sizes} a second in training, after the first step", f"{rate:,.0f}"])
     total = seconds["training"] + seconds["testing"]
-    rows.append(["training and evaluation, in all", f"{total:,.0f} s ({total / 60:.1f} min)"])
-    if facts["peak_memory"]:
-        rows.append(["peak memory", f"{facts['peak_memory'] / 1e6:,.0f} MB"])
+    rows.append(["steps and evaluations, without saving", f"{total:,.0f} s ({total / 60:.1f} min)"])
+    memory = [origin["peak_memory"] for origin in facts["origins"] if origin["peak_memory"]]
+    if memory:
+        rows.append(["peak memory", f"{max(memory) / 1e6:,.0f} MB"])
+    if data["verified"] is not None:
+        rows.append(["image files", VERIFIED[data["verified"]]])
     return rows
+
+
+VERIFIED = {
+    True: "official, with the right checksum",
+    False: "unpacked, which have no official checksum",
+}
 
 
 def confusion_table(results):

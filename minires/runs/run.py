@@ -2,27 +2,25 @@
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from minires.checkpoint import CheckpointError, load_newest, save_checkpoint, sweep
+from minires.checkpoint import save_checkpoint, sweep
 from minires.checkpoint.reading import previous_path
-from minires.data import Preprocess
 from minires.runs.machine import machine, peak_memory, versions
 from minires.runs.results import measure
-from minires.runs.settings import OPS, Settings
-from minires.runs.trainer import Trainer
+from minires.runs.settings import OPS
+from minires.runs.trainer import Trainer, read_progress
 from minires.state import model_state, optimizer_state, random_streams, restore
 
 CHECKPOINT = "checkpoint.npz"
-META = "settings", "data", "step", "progress", "origin"  # what a checkpoint of a run holds
 WRITTEN = (
     *(CHECKPOINT, previous_path(Path(CHECKPOINT)).name, "history.csv", "history.jsonl"),
-    *("results.json", "report.md", "curves.png", "confusion.png", "mistakes.png"),
+    *("recipe.json", "results.json", "report.md", "curves.png", "confusion.png", "mistakes.png"),
 )
 SAVE_AFTER = 300  # seconds between saves within an epoch, unless steps are asked for
 
@@ -49,7 +47,8 @@ class Run:
         ops = OPS[settings.ops]
         self.trainer = Trainer(model, data, settings.recipe, seed=settings.seed, ops=ops)
         self.saved_at = time.monotonic()
-        self.origin = None  # what the last step was done with, where it was not this process
+        self.origins = []  # what earlier processes computed with
+        self.trained = False  # whether this one has taken a step
 
     # ---- the checkpoint
 
@@ -63,10 +62,9 @@ class Run:
             "settings": self.settings.as_dict(),
             "data": self.described,
             "step": trainer.step,
-            "lr": trainer.optimizer.lr,
             "streams": random_streams(trainer.model),
             "progress": trainer.progress(),
-            "origin": self.origin or origin(),
+            "origins": self.all_origins(),
         }
         save_checkpoint(self.folder / CHECKPOINT, arrays, meta)
         self.saved_at = time.monotonic()
@@ -82,6 +80,7 @@ class Run:
             If the checkpoint does not fit.
         """
         wanted, came = checkpoint.meta["data"], self.described
+        progress = read_progress(checkpoint.meta["progress"])
         if {**came, "name": None} != {**wanted, "name": None}:  # a folder may be renamed
             raise ValueError(
                 f"{self.folder} expects the images that it was trained on so far, {wanted['name']} "
@@ -89,8 +88,8 @@ class Run:
                 f"{came['fingerprint'][:12]}"
             )
         restore(self.trainer.model, self.trainer.optimizer, checkpoint)
-        self.trainer.resume(checkpoint.meta["progress"])
-        self.origin = checkpoint.meta["origin"]
+        self.trainer.resume(progress)
+        self.origins = checkpoint.meta["origins"]
 
     # ---- the training
 
@@ -100,8 +99,8 @@ class Run:
         Parameters
         ----------
         save_every : int, optional
-            Steps between checkpoints; left out, one is written after every epoch and every five
-            minutes.
+            Steps between checkpoints within an epoch, five minutes if left out. One is written
+            after every epoch in any case.
         stop : object
             Looked at after every step; a `StopRequest` turns true at Ctrl-C.
         on_epoch_end : callable, optional
@@ -120,20 +119,20 @@ class Run:
         with tqdm(total=trainer.total, **options) as bar:
             while not trainer.finished:
                 for value in trainer.steps():
-                    self.origin = None
+                    self.trained = True
                     bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
                     bar.update()
                     if stop:
                         self.save()
                         return False
-                    if self.due(save_every):
+                    if self.due(save_every) and not trainer.epoch_done:
                         self.save()
                 record = trainer.end_epoch()
                 self.save()
                 self.write_history()
                 if on_epoch_end is not None:
                     on_epoch_end(record)
-                if stop and not trainer.finished:
+                if stop:
                     return False
         return True
 
@@ -187,61 +186,26 @@ class Run:
             "progress": progress,
             "seconds": trainer.seconds,
             "images": trainer.images,
-        } | (self.origin or origin())
+            "origins": self.all_origins(),
+        }
 
-
-# ---- a folder that holds a run already
-
-
-class Saved(NamedTuple):
-    """What a run folder holds.
-
-    Attributes
-    ----------
-    settings : Settings
-    checkpoint : Checkpoint
-    path : Path
-        Of the checkpoint.
-    problem : CheckpointError or None
-        Why it is not the newest one.
-    """
-
-    settings: Settings
-    checkpoint: object
-    path: Path
-    problem: Exception | None
-
-
-def open_saved(folder):
-    """The newest checkpoint of a run folder that loads, and its settings.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, or it is of something else.
-    """
-    found = load_newest(folder, CHECKPOINT)
-    meta = found.checkpoint.meta
-    missing = [name for name in META if name not in meta]
-    if missing:
-        raise CheckpointError(
-            f"expected {found.path} to be of a run of `minires train`, got a checkpoint without "
-            f"{', '.join(missing)}: give the folder of a run"
-        )
-    try:
-        settings = Settings.from_dict(meta["settings"])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"expected {found.path} to be of a run of this version of minires, got one of "
-            f"which: {error}; train anew"
-        ) from None
-    return Saved(settings, found.checkpoint, found.path, found.problem)
+    def all_origins(self):
+        """What all processes that trained computed with, this one last."""
+        if self.trained or not self.origins:
+            return [*self.origins, origin()]
+        return self.origins
 
 
 def resume(folder, saved, data):
-    """The Run of a folder, as its checkpoint left it."""
+    """The Run of a folder, as its checkpoint left it.
+
+    A newest checkpoint that is damaged is replaced by the one before, which would otherwise be the
+    next to go.
+    """
     run = Run(folder, saved.settings, data)
     run.load(saved.checkpoint)
+    if saved.problem is not None:
+        os.replace(saved.path, run.folder / CHECKPOINT)
     return run
 
 
@@ -251,29 +215,12 @@ def begin(folder, settings, data):
     Were an earlier checkpoint left, the new run could be resumed from it.
     """
     run = Run(folder, settings, data)
-    for name in WRITTEN:
-        (run.folder / name).unlink(missing_ok=True)
-    run.write_recipe()
     run.save()
+    for name in WRITTEN:
+        if name != CHECKPOINT:
+            (run.folder / name).unlink(missing_ok=True)
+    run.write_recipe()
     return run
-
-
-def network_of(saved):
-    """The trained model and its Preprocess, without the data it was trained on.
-
-    Returns
-    -------
-    model : Layer
-    preprocess : Preprocess
-    class_names : tuple of str
-    """
-    described = saved.checkpoint.meta["data"]
-    names = tuple(described["class_names"])
-    model = saved.settings.build_model(tuple(described["input_shape"]), len(names))
-    restore(model, None, saved.checkpoint)
-    arrays = saved.checkpoint.arrays
-    preprocess = Preprocess(arrays["preprocess/mean"], arrays["preprocess/scale"])
-    return model, preprocess, names
 
 
 def origin():
@@ -285,6 +232,7 @@ def describe_data(data):
     """Name, sizes, classes and fingerprint of a Dataset, for JSON."""
     return {
         "name": data.name,
+        "verified": data.verified,
         "dtype": data.x_train.dtype.name,
         "train": len(data.x_train),
         "test": len(data.x_test),

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from minires import ops
+from minires.checks import expect_choice
 from minires.data import FILE_LOADERS, LOADERS, load_image_folder
 from minires.models import BUILDERS, build
 from minires.runs.recipe import Recipe
@@ -47,14 +48,8 @@ class Settings:
         if self.model not in BUILDERS:
             names = ", ".join(BUILDERS)
             raise ValueError(f"expected --model to be one of {names}, got {self.model!r}")
-        if self.model.startswith("plain") and "shortcut" in self.model_options:
-            raise ValueError(f"expected --shortcut for a residual network, got {self.model}")
-        if self.model_options and self.model == "article_resnet":
-            told = ", ".join(self.model_options)
-            raise ValueError(
-                f"article_resnet is built in one way, so neither --shortcut nor --no-norm nor "
-                f"--no-last-relu is expected beside it, got {told}"
-            )
+        expect_choice("Settings", "ops", self.ops, OPS)
+        expect_options(self.model, self.model_options)
 
     def load_data(self, download=False):
         """The Dataset.
@@ -74,6 +69,8 @@ class Settings:
             raise ValueError(f"expected --image-size for a folder of images, got {self.data!r}")
         if self.root is not None and self.data in LOADERS:
             raise ValueError(f"expected --data-root for data from files, got {self.data!r}")
+        if self.root is not None and not download and not Path(self.root).is_dir():
+            raise ValueError(f"expected --data-root to be a folder, got {self.root!r}")
         if download and self.data not in FILE_LOADERS:
             names = ", ".join(FILE_LOADERS)
             raise ValueError(f"expected --download for one of {names}, got {self.data!r}")
@@ -130,3 +127,22 @@ class Settings:
             came = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"Settings expects exactly {sorted(known)}, got {came}")
         return cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
+
+
+def expect_options(model, options):
+    """Refuse choices that a model does not have."""
+    if options and model == "article_resnet":
+        raise ValueError(
+            "article_resnet is built in one way, so neither --shortcut nor --no-norm nor "
+            f"--no-relu-after-add is expected beside it, got {', '.join(options)}"
+        )
+    if "shortcut" in options and model.startswith("plain"):
+        raise ValueError(f"expected --shortcut for a residual network, got {model}")
+    if "relu_after_add" in options and model not in WITH_RELU:
+        raise ValueError(
+            f"expected --no-relu-after-add for one of {', '.join(WITH_RELU)}, got {model}"
+        )
+
+
+# the networks of He et al. for small images, whose sums are followed by a ReLU
+WITH_RELU = [f"resnet{depth}" for depth in (8, 20, 32, 44, 56, 110)]

@@ -1,6 +1,8 @@
 """Training that can stop after any step and go on bitwise as if it had not."""
 
+import operator
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,6 +74,11 @@ class Trainer:
         """Whether the last epoch is in the history."""
         return bool(len(self.history)) and self.history[-1].step == self.total
 
+    @property
+    def epoch_done(self):
+        """Whether the last step of the running epoch is done."""
+        return self.step == min((len(self.history) + 1) * self.steps_per_epoch, self.total)
+
     def steps(self):
         """Train to the end of the epoch, or of the training; yields the loss of each step.
 
@@ -84,8 +91,7 @@ class Trainer:
         start = time.perf_counter()
         for x, labels in ahead(self.batch, todo):
             self.optimizer.lr = self.schedule(self.step)
-            given = self.fast, self.loss, self.optimizer, x, labels
-            value, logits = train_step(*given, clip_norm=self.recipe.clip_norm)
+            value, logits = train_step(self.fast, self.loss, self.optimizer, x, labels)
             self.running.add(value, accuracy_of(logits, labels), len(x))
             self.clock(len(x), time.perf_counter() - start)
             yield value
@@ -109,7 +115,17 @@ class Trainer:
         Returns
         -------
         epoch : Epoch
+
+        Raises
+        ------
+        RuntimeError
+            If `steps` has not come to the end of the epoch.
         """
+        if self.finished or not self.epoch_done:
+            raise RuntimeError(
+                f"Trainer.end_epoch expects all steps of epoch {len(self.history) + 1} to be done, "
+                f"got step {self.step} of {self.total}"
+            )
         number, start = len(self.history) + 1, time.perf_counter()
         due = number % self.recipe.test_every == 0 or self.step == self.total
         tested = self.evaluate() if due else (None, None)
@@ -157,12 +173,40 @@ class Trainer:
         }
 
     def resume(self, progress):
-        """Put back what `progress` gave; the model and the optimiser are restored elsewhere."""
-        history = History(Epoch(**row) for row in progress["history"])
-        running = RunningMean()
-        running.totals, running.count = np.array(progress["totals"]), progress["count"]
-        self.history, self.running = history, running
-        self.seconds, self.images = self.seconds | progress["seconds"], progress["images"]
+        """Put back what `progress` gave; the model and the optimiser are restored elsewhere.
+
+        Parameters
+        ----------
+        progress : Progress
+            From `read_progress`.
+        """
+        self.history, self.running = progress.history, progress.running
+        self.seconds, self.images = self.seconds | progress.seconds, progress.images
+
+
+class Progress(NamedTuple):
+    """What a stored `Trainer.progress` says, checked."""
+
+    history: History
+    running: RunningMean
+    seconds: dict
+    images: int
+
+
+def read_progress(stored):
+    """The Progress that `Trainer.progress` wrote.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is something else.
+    """
+    history = History(Epoch(**row) for row in stored["history"])
+    running = RunningMean()
+    running.totals = np.array(stored["totals"], np.float64).reshape(2)
+    running.count = operator.index(stored["count"])
+    seconds = {name: float(value) for name, value in stored["seconds"].items()}
+    return Progress(history, running, seconds, operator.index(stored["images"]))
 
 
 def order(seed, epoch, count):

@@ -1,0 +1,38 @@
+"""What the commands on a run folder share: opening it, finding its data, telling its results."""
+
+import sys
+from pathlib import Path
+
+from minires.runs import open_saved
+
+
+def opened(folder):
+    """What a run folder holds; a warning if the newest checkpoint is damaged."""
+    saved = open_saved(folder)
+    if saved.problem is not None:
+        print(f"minires: warning: {saved.problem}; using {saved.path}", file=sys.stderr)
+    return saved
+
+
+def data_of(saved, options):
+    """The settings of a run, with the files where they are now, and its Dataset."""
+    settings = saved.settings
+    if options.data_root is not None:
+        settings = settings.changed(root=str(Path(options.data_root).absolute()))
+    return settings, settings.load_data(options.download)
+
+
+def report(this):
+    """Write the report and print its first line."""
+    tell(this.report())
+    print(f"wrote report.md, its pictures, the history and the checkpoint into {this.folder}")
+    return 0
+
+
+def tell(results):
+    """Print the error, and what it is with mirror images."""
+    from minires.runs.report import MIRRORED, describe, percent  # matplotlib takes a second
+
+    print(f"test error {describe(results)}")
+    if results.mirrored is not None:
+        print(f"{MIRRORED} {percent(results.mirrored_error, len(results.labels))}")
