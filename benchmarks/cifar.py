@@ -6,14 +6,14 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from threadpoolctl import threadpool_limits
 
 from benchmarks.command import command
 from benchmarks.report import Report
 from minires.cli.arguments import positive_int, seed
-from minires.data import ahead, count_batches, load_cifar10, split
-from minires.data.augment import shrink
+from minires.data import ahead, load_cifar10, split
 from minires.models import build
 from minires.runs import RECIPES, Trainer
 from minires.runs.trainer import order
@@ -113,38 +113,37 @@ def train_ours(model, recipe, data, number):
 
 
 def train_theirs(model, recipe, data, number, channels_last):
-    """The same step by step in PyTorch."""
+    """The same in PyTorch: its error on the test images, which are classified as often."""
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = trained_peer(model, recipe, data, number, layout)
+    return error_on_test(net, recipe.make_preprocess(data.x_train, number), data, layout)
+
+
+def trained_peer(model, recipe, data, number, layout):
+    """PyTorch's network after the training of `train_ours`, step by step."""
+    import torch
+
     net = peer(model, number).to(memory_format=layout)
     optimizer = make_optimizer(net, recipe)
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    preprocess = recipe.make_preprocess(data.x_train, number)
-    per_epoch = count_batches(len(data.x_train), recipe.batch_size)
-    total = recipe.total_steps(per_epoch)
-    schedule = recipe.make_schedule(total)
-    step, epoch = 0, 0
-    while step < total:
-        todo = split(order(number, epoch, len(data.x_train)), recipe.batch_size)[: total - step]
-
-        size = recipe.image_size(epoch, -(-total // per_epoch), data.input_shape[:2])
-
-        def batch(index, epoch=epoch, size=size):
-            x = preprocess.training(data.x_train[index], index, epoch)
-            return (x if size == x.shape[1:3] else shrink(x, size)), data.y_train[index]
-
+    # batches, sizes and rates are those of a Trainer that does not train
+    guide = Trainer(build(model, rng=number), data, recipe, seed=number)
+    step = 0
+    for epoch in range(guide.epochs):
+        todo = split(order(number, epoch, len(data.x_train)), recipe.batch_size)
         net.train()
-        for x, labels in ahead(batch, todo):
-            optimizer.set_rate(schedule(step))
+        make = partial(guide.batch, epoch=epoch)
+        for x, labels in ahead(make, todo[: guide.total - step]):
+            optimizer.set_rate(guide.schedule(step))
             optimizer.zero_grad()
             loss_of(net(as_images(x, layout)), torch.from_numpy(labels)).backward()
             optimizer.step()
             step += 1
-        epoch += 1
-        if epoch % recipe.test_every == 0 or step == total:
-            error = error_on_test(net, preprocess, data, layout)
-    return error
+        if (epoch + 1) % recipe.test_every == 0 and epoch + 1 < guide.epochs:
+            error_on_test(net, guide.preprocess, data, layout)
+    return net
 
 
 def peer(name, number):

@@ -289,6 +289,36 @@ def test_the_recorder_is_timed_in_three_ways(tmp_path, capsys):
     assert rows[0]["more"] == 0
 
 
+@pytest.mark.parametrize(("name", "lr"), [("fast20", 0.02), ("he2015", 0.01)])
+def test_one_recipe_trains_the_same_network_in_minires_and_in_pytorch(name, lr):
+    torch = pytest.importorskip("torch", reason="PyTorch is a peer of benchmarks, and optional")
+    from benchmarks import cifar, tasks
+    from benchmarks.theirs import their_path, to_torch
+    from minires.data import Dataset
+    from minires.models import build
+    from minires.runs import RECIPES, Trainer
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    y = rng.integers(0, 10, 40)
+    data = Dataset(x, y, x[:10], y[:10], tuple("abcdefghij"), "noise")
+    recipe = RECIPES[name].changed(epochs=2, batch_size=20, lr=lr)
+    trainer = Trainer(build("resnet8", rng=3), data, recipe, seed=3)
+    while not trainer.finished:
+        list(trainer.steps())
+        trainer.end_epoch()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net = cifar.trained_peer("resnet8", recipe, data, 3, torch.contiguous_format)
+    finally:
+        torch.set_num_threads(before)
+    theirs = net.state_dict()
+    for path, array in tasks.state(trainer.model).items():
+        found = theirs[their_path(path)].detach()
+        assert torch.allclose(to_torch(array), found, atol=2e-4), path
+
+
 @pytest.mark.parametrize("name", benchmarks.NAMES)
 def test_help_fits_a_screen_and_shows_an_example(name, capsys):
     assert run(name, "--help") == 0

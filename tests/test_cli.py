@@ -363,7 +363,7 @@ MISTAKES = [
     ([*TRAIN, "--data", "{folder}", "--download"], "expected --download for one of mnist"),
     ([*TRAIN, "--data", "mnist", "--data-root", "{empty}"], "load_mnist expects"),
     (["train", "--model", "plain8", "--shortcut", "B"], "--shortcut for a residual network"),
-    ([*TRAIN[:1], "--model", "plain8", *TRAIN[3:], "--no-relu-after-add"], "expected --no-relu-after-add for one of resnet8"),
+    (["train", "--model", "plain8", "--no-relu-after-add"], "--no-relu-after-add for one of resn"),
     (["train", "--resume", "{empty}"], "in {empty}, got neither: nothing has been saved there"),
     (["train", "--resume", "{folder}/none"], "nothing has been saved there"),
     (["train", "--resume", "{empty}", "--out", "{folder}"], "expected one folder, got --resume"),

@@ -286,9 +286,9 @@ def test_progressive_training_begins_on_smaller_images_for_a_share_of_the_epochs
     whole = small_trainer(recipe.changed(progressive=None))
     while not trainer.finished:
         index = np.arange(4)
-        seen.append(trainer.batch(index)[0].shape[1:3])
+        seen.append(trainer.batch(index, len(seen))[0].shape[1:3])
         full = whole.preprocess.training(whole.data.x_train[:4], index, len(seen) - 1)
-        assert_array_equal(trainer.batch(index)[0], shrink(full, seen[-1]))
+        assert_array_equal(trainer.batch(index, len(seen) - 1)[0], shrink(full, seen[-1]))
         for _ in trainer.steps():
             pass
         trainer.end_epoch()

@@ -1,7 +1,9 @@
 """Training that can stop after any step and go on bitwise as if it had not."""
 
+import math
 import operator
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +37,8 @@ class Trainer:
 
     Attributes
     ----------
-    total : int
-        Steps of the whole training.
+    total, epochs : int
+        Steps and epochs of the whole training; the last epoch may be cut short.
     history : History
         Of the epochs done.
 
@@ -54,6 +56,7 @@ class Trainer:
         self.optimizer = recipe.make_optimizer(model, ops)
         self.steps_per_epoch = count_batches(len(data.x_train), recipe.batch_size)
         self.total = recipe.total_steps(self.steps_per_epoch)
+        self.epochs = math.ceil(self.total / self.steps_per_epoch)
         self.schedule = recipe.make_schedule(self.total)
         self.history, self.running = History(), RunningMean()
         self.seconds = {"epoch": 0.0, "training": 0.0, "testing": 0.0, "counted": 0.0}
@@ -89,7 +92,7 @@ class Trainer:
         todo = split(order(self.seed, epoch, len(self.data.x_train)), self.recipe.batch_size)
         todo = todo[done : self.total - epoch * self.steps_per_epoch]
         start = time.perf_counter()
-        for x, labels in ahead(self.batch, todo):
+        for x, labels in ahead(partial(self.batch, epoch=epoch), todo):
             self.optimizer.lr = self.schedule(self.step)
             value, logits = train_step(self.fast, self.loss, self.optimizer, x, labels)
             self.running.add(value, accuracy_of(logits, labels), len(x))
@@ -97,17 +100,15 @@ class Trainer:
             yield value
             start = time.perf_counter()
 
-    def batch(self, index):
-        """Images and labels of one step, (N, H, W, C) float and (N,) int."""
-        epoch, labels = len(self.history), self.data.y_train[index]
+    def batch(self, index, epoch):
+        """Images and labels of one step of an epoch, (N, H, W, C) float and (N,) int."""
         x = self.preprocess.training(self.data.x_train[index], index, epoch)
         size = self.image_size(epoch)
-        return (x if size == x.shape[1:3] else shrink(x, size)), labels
+        return (x if size == x.shape[1:3] else shrink(x, size)), self.data.y_train[index]
 
     def image_size(self, epoch):
         """(H, W) of the training images of an epoch, from 0."""
-        epochs = -(-self.total // self.steps_per_epoch)
-        return self.recipe.image_size(epoch, epochs, self.data.input_shape[:2])
+        return self.recipe.image_size(epoch, self.epochs, self.data.input_shape[:2])
 
     def end_epoch(self):
         """Evaluate, where it is due, and write the epoch into the history.
