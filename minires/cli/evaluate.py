@@ -1,17 +1,11 @@
 """classify the test images with a trained model"""
 
-from minires.cli.arguments import add_data_files
-from minires.cli.saved import data_of, opened, tell
+from minires.cli.saved import add_arguments, data_of, opened, tell
 from minires.runs import measure, network_of
 from minires.runs.run import describe_data
 
 EXAMPLE = "minires evaluate run"
-
-
-def add_arguments(parser):
-    """The options of the command."""
-    parser.add_argument("folder", metavar="RUN", help="a folder that `minires train` wrote")
-    add_data_files(parser)
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
 
 def run(options):

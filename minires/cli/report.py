@@ -1,16 +1,11 @@
 """write the report of a run anew: accuracy, confusion, mistakes"""
 
-from minires.cli.arguments import add_data_files, make_folder
-from minires.cli.saved import data_of, opened, report
+from minires.cli.arguments import make_folder
+from minires.cli.saved import add_arguments, data_of, opened, report
 from minires.runs import resume
 
 EXAMPLE = "minires report run"
-
-
-def add_arguments(parser):
-    """The options of the command."""
-    parser.add_argument("folder", metavar="RUN", help="a folder that `minires train` wrote")
-    add_data_files(parser)
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
 
 def run(options):

@@ -3,7 +3,14 @@
 import sys
 from pathlib import Path
 
+from minires.cli.arguments import add_data_files
 from minires.runs import open_saved
+
+
+def add_arguments(parser):
+    """The options of a command that looks at a run and its test images."""
+    parser.add_argument("folder", metavar="RUN", help="a folder that `minires train` wrote")
+    add_data_files(parser)
 
 
 def opened(folder):
