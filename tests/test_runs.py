@@ -226,16 +226,30 @@ def test_the_trainer_learns_and_repeats_with_its_seed(dtype):
     assert runs[0].history[-1].loss < runs[0].history[0].loss
 
 
-@pytest.mark.parametrize("steps", range(1, 13))
-def test_after_any_step_a_new_process_could_go_on_bit_by_bit(steps, tmp_path):
-    whole = finish(small_trainer())
+MUON = {
+    "optimizer": "muon",
+    "lr": 0.02,
+    "optimizer_options": {"weight_decay": 5e-3},
+    "flip": "alternate",
+    "progressive": {"scale": 0.75, "share": 0.5},
+}
+ADAM = {"optimizer": "adam", "lr": 1e-2, "optimizer_options": {}, "schedule": "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [*(({}, steps) for steps in range(1, 13)), *((c, s) for c in (MUON, ADAM) for s in (1, 4, 6))],
+)
+def test_after_any_step_a_new_process_could_go_on_bit_by_bit(changes, steps, tmp_path):
+    recipe = small_recipe(**changes)
+    whole = finish(small_trainer(recipe))
     assert whole.step == whole.total == 12
-    data, settings = small_data(), Settings("resnet8", "noise", small_recipe())
+    data, settings = small_data(), Settings("resnet8", "noise", recipe)
     first = begin(tmp_path, settings, data)
-    first.trainer = finish(small_trainer(), steps)
+    first.trainer = finish(small_trainer(recipe), steps)
     first.save()
     second = Run(tmp_path, settings, data)
-    second.trainer = small_trainer()
+    second.trainer = small_trainer(recipe)
     second.load(load_checkpoint(tmp_path / "checkpoint.npz"))
     assert second.trainer.step == steps
     assert_same(finish(second.trainer), whole)
