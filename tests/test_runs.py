@@ -636,7 +636,9 @@ def test_the_first_signal_is_noted_and_the_second_stops(capsys):
         press_ctrl_c()
 
 
-LONG = [*FAST, "--epochs", "20", "--ops", "reference"]  # 60 steps, which need no compiling
+KILLS = int(os.environ.get("MINIRES_KILLS", "3"))  # 100 take five minutes
+# 60 steps or more, so that the training outlives the kills; on ops that need no compiling
+LONG = [*FAST, "--epochs", str(max(20, 5 * KILLS)), "--ops", "reference"]
 
 
 def start(folder, *more):
@@ -689,13 +691,15 @@ def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(number, code, tmp_pa
 
 def test_after_kill_9_at_random_moments_a_resumed_run_ends_the_same(tmp_path, uninterrupted):
     rng, steps = np.random.default_rng(0), [0]
-    for kill in range(int(os.environ.get("MINIRES_KILLS", "3"))):
+    for kill in range(KILLS):
         process = start(tmp_path, "--save-every", "1", *(["--resume"] if kill else []))
         time.sleep(rng.uniform(0, 0.2))
         process.kill()
         process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
         steps.append(open_saved(tmp_path).checkpoint.meta["step"])
     assert steps == sorted(steps)
+    assert 0 < steps[-1] < uninterrupted.meta["step"]
     (tmp_path / f".checkpoint.npz.{process.pid}-{'0' * 16}.new").write_bytes(b"half")
     assert_ends_the_same(tmp_path, uninterrupted)
     assert not list(tmp_path.glob(".*"))  # what killed saves have left is gone
