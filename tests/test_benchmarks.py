@@ -162,7 +162,7 @@ def test_only_worker_processes_import_torch():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "torch" for name in names):
-                assert path.name in ("peers.py", "theirs.py")
+                assert path.name in ("peers.py", "theirs.py", "their_training.py")
 
 
 def test_the_peak_of_memory_is_plausible():
@@ -292,7 +292,7 @@ def test_the_recorder_is_timed_in_three_ways(tmp_path, capsys):
 @pytest.mark.parametrize(("name", "lr"), [("fast20", 0.02), ("he2015", 0.01)])
 def test_one_recipe_trains_the_same_network_in_minires_and_in_pytorch(name, lr):
     torch = pytest.importorskip("torch", reason="PyTorch is a peer of benchmarks, and optional")
-    from benchmarks import cifar, tasks
+    from benchmarks import tasks, their_training
     from benchmarks.theirs import their_path, to_torch
     from minires.data import Dataset
     from minires.models import build
@@ -310,7 +310,7 @@ def test_one_recipe_trains_the_same_network_in_minires_and_in_pytorch(name, lr):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        net = cifar.trained_peer("resnet8", recipe, data, 3, torch.contiguous_format)
+        net = their_training.trained_peer("resnet8", recipe, data, 3, torch.contiguous_format)
     finally:
         torch.set_num_threads(before)
     theirs = net.state_dict()

@@ -437,7 +437,7 @@ def test_steps_of_the_learning_rate_that_come_after_the_end_are_told(tmp_path, c
     arguments = ["train", "--model", "resnet8", "--recipe", "he2015", "--epochs", "1"]
     assert main([*arguments, "--lr", "1e30", "--out", str(tmp_path)]) == 1
     warning = capsys.readouterr().err.splitlines()[0]
-    assert warning.startswith("minires: warning: the learning rate of he2015, epochs=1, lr=1e+30")
+    assert warning.startswith("minires: warning: the learning rate of he2015, lr=1e+30, epochs=1")
     assert "does not change at step 32000 and 48000, since the training ends at 12" in warning
 
 

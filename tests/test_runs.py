@@ -464,8 +464,8 @@ def spoilt(batch, step):
     """`Trainer.batch` with a NaN in the images of one step, counted over two epochs of three."""
     calls = iter(range(4, 7))
 
-    def spoilt_batch(self, index):
-        x, labels = batch(self, index)
+    def spoilt_batch(self, index, epoch):
+        x, labels = batch(self, index, epoch)
         return (x * np.float32(np.nan) if next(calls) == step else x), labels
 
     return spoilt_batch
@@ -623,7 +623,15 @@ def press_ctrl_c():
     time.sleep(0.01)
 
 
-def test_the_first_signal_is_noted_and_the_second_stops(capsys):
+@pytest.fixture
+def python_s_ctrl_c():
+    """SIGINT raises KeyboardInterrupt, also where the shell has it ignored in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_is_noted_and_the_second_stops(python_s_ctrl_c, capsys):
     with StopRequest() as stop:
         assert not stop
         press_ctrl_c()
