@@ -180,6 +180,13 @@ def test_muon_gives_all_but_kernels_to_sgd(rng):
         assert_array_equal(one.value, other.value)
 
 
+def test_muon_decays_all_but_kernels_by_their_own_rate(rng):
+    p = Parameter(rng.standard_normal((3, 4)))
+    before = p.value.copy()
+    Muon([p], 0.01, rest=4.0, weight_decay=0.5).step()  # the gradient is 0
+    assert_allclose(p.value, before * (1 - 0.04 * 0.5), rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_muon_is_the_same_in_both_op_sets(dtype, rng):
     models = [resnet8(input_shape=(8, 8, 3), rng=0, dtype=dtype, ops=o) for o in (fast, reference)]

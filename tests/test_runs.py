@@ -272,6 +272,22 @@ def test_a_step_of_the_trainer_is_the_training_step_written_out():
     assert_same(trainer, twin)
 
 
+def test_every_step_sees_its_images_as_its_own_epoch_changes_them(monkeypatch):
+    trainer, seen = small_trainer(small_recipe(epochs=2)), []
+
+    def spy(model, loss, optimizer, x, labels):
+        seen.append(x.copy())
+        return mr.train_step(model, loss, optimizer, x, labels)
+
+    monkeypatch.setattr("minires.runs.trainer.train_step", spy)
+    finish(trainer)
+    parts = [(e, i) for e in range(2) for i in mr.data.split(order(0, e, 60), 16)]
+    assert len(seen) == len(parts) == 8
+    for x, (epoch, index) in zip(seen, parts, strict=True):
+        wanted = trainer.preprocess.training(trainer.data.x_train[index], index, epoch)
+        assert_array_equal(x, wanted)
+
+
 def test_the_order_of_the_examples_is_another_in_every_epoch_and_for_every_seed():
     orders = [tuple(order(seed, epoch, 50)) for seed in range(3) for epoch in range(3)]
     assert len(set(orders)) == 9
@@ -644,7 +660,7 @@ def test_the_first_signal_is_noted_and_the_second_stops(python_s_ctrl_c, capsys)
         press_ctrl_c()
 
 
-KILLS = int(os.environ.get("MINIRES_KILLS", "3"))  # 100 take five minutes
+KILLS = int(os.environ.get("MINIRES_KILLS", "3"))  # 100 take three minutes
 # 60 steps or more, so that the training outlives the kills; on ops that need no compiling
 LONG = [*FAST, "--epochs", str(max(20, 5 * KILLS)), "--ops", "reference"]
 
