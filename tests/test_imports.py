@@ -17,7 +17,7 @@ FLOORS = [
     {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"}
     | {"checkpoint", "state"},
     {"flow", "training"},
-    {"testing", "plots", "keras", "experiments", "runs"},
+    {"testing", "plots", "keras", "experiments", "runs", "exercises"},
     {"cli", "__main__"},
 ]
 FLOOR_OF = {name: i for i, floor in enumerate(FLOORS) for name in floor}
