@@ -85,12 +85,17 @@ def expect_gradients(name, layer, x, hint="", **options):
     ExerciseError
         With the first lines of the checker's report.
     """
+    if unsolved(layer):
+        refuse(name, f"Got {layer!r}: write the answer where the dots are.")
     try:
         report = check_gradients(layer, x, **options)
+        fault = f"The backward pass differs from finite differences. {hint}\n{report}"
     except Exception as error:
-        refuse(name, f"the check did not get to the end: {type(error).__name__}: {error}. {hint}")
-    if not report.ok:
-        refuse(name, f"the backward pass differs from finite differences. {hint}\n{report}")
+        report, fault = None, f"The check ended with {type(error).__name__}: {error}. {hint}"
+    if "NoneType" in fault:
+        refuse(name, f"Got None: write what the functions return where the dots are. {hint}")
+    if not (report and report.ok):
+        refuse(name, fault)
     print(f"{name}: right.")
 
 

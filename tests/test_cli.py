@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -473,3 +474,42 @@ def test_the_model_names_are_in_the_help_of_summary(capsys):
     main(["summary", "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert all(name in out for name in BUILDERS)
+
+
+# ---- tutorials
+
+
+def test_tutorials_copies_the_notebooks_and_says_how_to_open_them(tmp_path, capsys):
+    folder = tmp_path / "course"
+    assert main(["tutorials", "--out", str(folder)]) == 0
+    copied = sorted(path.name for path in folder.glob("*.ipynb"))
+    originals = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
+    assert copied == [path.name for path in originals]
+    assert (folder / copied[0]).read_bytes() == originals[0].read_bytes()
+    out = capsys.readouterr().out
+    assert out.startswith(f"{len(copied)} notebooks in {folder}; begin with 01_")
+    assert f"jupyter lab {folder}" in out
+    assert main(["tutorials", "--out", str(folder)]) == 0  # nothing has changed
+
+
+def test_tutorials_keeps_what_a_learner_has_written(tmp_path, capsys):
+    folder = tmp_path / "course"
+    main(["tutorials", "--out", str(folder)])
+    first, *others = sorted(folder.glob("*.ipynb"))
+    first.write_text("my solution")
+    for other in others:
+        other.unlink()
+    assert main(["tutorials", "--out", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"got {str(folder)!r} with {first.name}: keep them by another --out" in error
+    assert first.read_text() == "my solution"
+    assert list(folder.glob("*.ipynb")) == [first]  # nothing half done
+    assert main(["tutorials", "--out", str(folder), "--overwrite"]) == 0
+    assert first.read_text() != "my solution"
+
+
+def test_tutorials_says_what_to_install_where_jupyter_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["tutorials", "--out", str(tmp_path)]) == 0
+    assert "-m pip install jupyterlab, then jupyter lab" in capsys.readouterr().out

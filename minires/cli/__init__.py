@@ -20,6 +20,7 @@ from minires.cli import (
     reproduce,
     summary,
     train,
+    tutorials,
     warmup,
 )
 from minires.cli.arguments import Parser
@@ -27,6 +28,7 @@ from minires.finite import NonFiniteError
 
 COMMANDS = (
     demo,
+    tutorials,
     train,
     evaluate,
     predict,
