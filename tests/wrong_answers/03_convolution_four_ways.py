@@ -1,0 +1,45 @@
+"""Typical mistakes in the solutions of notebook 3, and what the learner is told."""
+
+SIZE = "(before + H + after - K) // S + 1"
+HOME = "dx[:, i * S : i * S + KH, j * S : j * S + KW] += dcols[:, i, j]"
+
+WRONG = [  # (exercise, line of the solution, line with a mistake, words of the message)
+    (1, SIZE, "(before + H + after - K) // S", "which has not moved yet, is not counted"),
+    (1, SIZE, "(before + H + after - K + 1) // S", "the 1 is added before the division"),
+    (1, SIZE, "-(-(before + H + after - K) // S) + 1", "round down"),
+    (1, SIZE, "(before + H + after - K) / S + 1", "not rounded down to a whole number"),
+    (1, SIZE, "before + H + after - K // S + 1", "brackets are missing"),
+    (1, SIZE, "before + H + after - K + 1", "the stride is not used"),
+    (1, SIZE, "(before + H + after) // S + 1", "the window is taken to need no room"),
+    (1, SIZE, "(H - K) // S + 1", "there is no padding"),
+    (1, SIZE, "(H + 2 * before - K) // S + 1", "`before` is taken twice"),
+    (
+        2,
+        "xbar[:, i * S : i * S + KH, j * S : j * S + KW]",
+        "xbar[:, i : i + KH, j : j + KW]",
+        "i * S",
+    ),
+    (2, "@ w.reshape", "@ w[::-1, ::-1].reshape", "the filter is turned round"),
+    (2, "cols.reshape(N", "np.moveaxis(cols, 5, 3).reshape(N", "have their channels first"),
+    (2, "cols.reshape(N", "cols.transpose(1, 2, 0, 3, 4, 5).reshape(N", "in the order i, j, n"),
+    (2, "return y.reshape(N, OH, OW, F)", "return y", "give it its shape back"),
+    (2, "return y.reshape(N, OH, OW, F)", "return cols", "the product with w is missing"),
+    (2, "return y.reshape(N, OH, OW, F)", "return -y.reshape(N, OH, OW, F)", "wrong way round"),
+    (3, "dw.reshape(KH, KW, C, F)", "dw", "give it the shape of w"),
+    (3, "dw.reshape(KH, KW, C, F)", "dw.T.reshape(KH, KW, C, F)", "it is cols^T dy, not dy^T cols"),
+    (3, "dw.reshape(KH, KW, C, F)", "dw.T", "is dy^T cols, a matrix"),
+    (3, "dw.reshape(KH, KW, C, F)", "dw.reshape(KH, KW, C, F) / len(dy)", "by N = 2 too many"),
+    (3, "dw.reshape(KH, KW, C, F)", "dw.reshape(KH, KW, C, F)[::-1, ::-1]", "turned round"),
+    (3, "dy.sum(axis=(0, 1, 2))", "dy.mean(axis=(0, 1, 2))", "by N * OH * OW = 12 too many"),
+    (3, "dy.sum(axis=(0, 1, 2))", "dy.mean(axis=0).sum(axis=(0, 1))", "by N = 2 too many"),
+    (3, "dy.sum(axis=(0, 1, 2))", "dy.sum(axis=0)", "each place i, j uses the same weights too"),
+    (3, "dy.sum(axis=(0, 1, 2))", "dy.sum()", "each of them has a bias of its own"),
+    (3, "dy.sum(axis=(0, 1, 2))", "dy.sum(axis=3)", "where it should over n, i and j"),
+    (4, HOME, HOME.replace("+=", "="), "add, do not assign"),
+    (4, HOME, "dx[:, i : i + KH, j : j + KW] += dcols[:, i, j]", "i * S"),
+    (4, HOME, HOME.replace("+=", "-="), "The sign is the wrong way round"),
+    (4, HOME, HOME + " / (KH * KW)", "one division by KH * KW = 6 too many"),
+    (4, HOME, HOME.replace("[:, i, j]", "[:, i, j, ::-1, ::-1]"), "the taps are turned round"),
+    (4, HOME, HOME + ".sum(0)", "the images are added up"),
+    (4, "return dx", "return dx[:, : i * S + KH, : j * S + KW]", "ends with its last window"),
+]
