@@ -73,6 +73,15 @@ def test_the_code_that_a_page_shows_exists(path, name):
     assert name in defined_in(path)
 
 
+@pytest.mark.parametrize("page", TEXTS)
+def test_a_page_names_and_links_the_code_that_it_shows(page):
+    """Where an include is not carried out, as on GitHub, its text alone must say what to read."""
+    prose = re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.DOTALL | re.MULTILINE)
+    for path, name in included(TEXTS[page]):
+        assert f"](../../{path.relative_to(ROOT).as_posix()})" in prose
+        assert f"`{name}`" in prose
+
+
 def test_every_include_is_read():
     """A misspelt option would hide an include from the tests here."""
     for text in TEXTS.values():
