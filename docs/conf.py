@@ -33,6 +33,7 @@ extensions = [
 exclude_patterns = ["_*"]
 nitpicky = True
 keep_warnings = False
+smartquotes = False  # "same" is a value
 highlight_language = "none"  # a block without a language is text
 
 # ---- pages and notebooks
@@ -50,11 +51,12 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # `ops=default_ops`, not where the module lies on this machine
 autodoc_typehints = "none"  # the docstrings say the shapes
 numpydoc_show_class_members = False
-maximum_signature_line_length = 88
 
 # ---- how it looks
 
 html_theme = "furo"
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
 html_title = "minires"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

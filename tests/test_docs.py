@@ -1,23 +1,32 @@
 """The site: every block of code on it runs, every command exists, every link leads somewhere."""
 
+import ast
 import contextlib
 import doctest
 import importlib
 import importlib.util
 import io
+import json
+import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+import minires
 from benchmarks.command import parser as benchmark_parser
 from minires.cli import COMMANDS, main, make_parser
+from minires.data import FILE_LOADERS, LOADERS
+from minires.exercises import expect
+from minires.runs import RECIPES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -213,6 +222,22 @@ def test_every_local_link_leads_somewhere(page):
             assert anchor in headings(file.read_text("utf-8")), f"{page} links to {target}"
 
 
+@pytest.mark.parametrize("page", [*(f"docs/{page}" for page in PAGES), *OUTER])
+def test_every_path_that_a_page_names_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:minires|tests|docs|benchmarks|tutorials)/[\w/.]+)", text):
+        assert "NN" in path or (ROOT / path).exists(), f"{page} names {path}"
+
+
+@pytest.mark.parametrize("name", ["data", "recipe"])
+def test_the_page_on_training_names_every_choice(name):
+    choices = RECIPES if name == "recipe" else [*LOADERS, *FILE_LOADERS]
+    page = PAGES["training.md"]
+    table = page[page.index(f"| `--{name}`") :].split("\n\n")[0]
+    for choice in choices:
+        assert f"`{choice}`" in table
+
+
 def test_every_page_is_in_a_table_of_contents():
     listed = {"index"}
     for page, text in PAGES.items():
@@ -222,3 +247,153 @@ def test_every_page_is_in_a_table_of_contents():
                 folder = Path(page).parent
                 listed |= {(folder / e).as_posix() for e in entries if e and not e.startswith(":")}
     assert {page.removesuffix(".md") for page in PAGES} <= listed
+
+
+# ---- the API, and the code in docstrings
+
+API = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.rst")}
+MODULES = [info.name for info in pkgutil.walk_packages(minires.__path__, "minires.")]
+MODULES.remove("minires.__main__")  # runs when it is imported
+# no pages of their own: what the command line is made of, and what other modules share
+INNER = ("minires.cli", "minires.checks", "minires.copyable", "minires.samples")
+
+
+def documented():
+    """({full name: the object} of all directives of the API, the modules among them)."""
+    things, modules = {}, set()
+    for text in API.values():
+        current = ""
+        for kind, name in re.findall(r"^\.\. ([\w]+):: ([\w.]+)$", text, re.MULTILINE):
+            if kind in ("currentmodule", "automodule"):
+                current = name
+                modules |= {name} if kind == "automodule" else set()
+            elif kind.startswith("auto") or kind == "data":
+                things[f"{current}.{name}"] = getattr(importlib.import_module(current), name)
+    return things, modules
+
+
+def test_the_api_shows_all_public_names():
+    things, _ = documented()
+    shown = {id(thing) for thing in things.values()}
+    # ops.fast has the names of ops.reference, see test_fast_ops.py
+    outer = [name for name in MODULES if not name.startswith((*INNER, "minires.ops.fast"))]
+    for module in [minires, *map(importlib.import_module, outer)]:
+        for name in getattr(module, "__all__", ()):
+            thing = getattr(module, name)
+            ready_made = module is minires.models and name in minires.models.BUILDERS
+            inside = isinstance(thing, types.ModuleType) or name == "BUILDERS"
+            if not (id(thing) in shown or ready_made or inside):
+                raise AssertionError(f"no page of the API shows {module.__name__}.{name}")
+
+
+def test_the_api_shows_all_modules():
+    things, modules = documented()
+    shown = modules | {getattr(thing, "__module__", "") for thing in things.values()}
+    shown |= {module.rpartition(".")[0] for module in shown}
+    assert [m for m in MODULES if m not in shown and not m.startswith(INNER)] == []
+
+
+def extension(name):
+    """A module of docs/_extensions that needs no Sphinx."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_extensions" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code_in_docstrings():
+    """[(where, code)] of the blocks in docstrings that the site shows as Python."""
+    text = extension("plain_docstrings")
+    found = []
+    for path in sorted((ROOT / "minires").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            documented = ast.Module | ast.ClassDef | ast.FunctionDef
+            doc = ast.get_docstring(node) if isinstance(node, documented) else None
+            lines = text.literal_blocks((doc or "").splitlines())
+            for i, line in enumerate(lines):
+                if line.strip() == ".. code-block:: python":
+                    code = text.take_block(lines, i + 2, text.indent(line))
+                    where = path.relative_to(ROOT).as_posix()
+                    found.append((where, textwrap.dedent("\n".join(code))))
+    return found
+
+
+IN_A_KERNEL = "minires/ops/fast/simd.py"  # what Numba compiles; tests/test_fast_ops.py runs such
+
+
+@pytest.mark.parametrize(
+    ("where", "code"), [found for found in code_in_docstrings() if found[0] != IN_A_KERNEL]
+)
+def test_code_in_a_docstring_runs(where, code, tmp_path):
+    model = minires.Sequential(
+        fc=minires.Dense(3, 3, rng=0, ops=minires.ops.reference),
+        sum=minires.Residual(minires.Dense(3, 3, rng=0, ops=minires.ops.reference)),
+    )
+    x, labels = np.ones((4, 3), np.float32), np.array([0, 1, 2, 0])
+    names = vars(importlib.import_module("minires")) | {
+        "model": model,
+        "x": x,
+        "labels": labels,
+        "data": (x, labels),
+        "loss": minires.SoftmaxCrossEntropy(),
+        "optimizer": minires.SGD(model.parameters(), 0.1),
+        "path": tmp_path / "checkpoint.npz",
+        "plots": minires.plots,
+        "MyLayer": minires.ReLU,
+    }
+    names |= vars(minires.checkpoint) | vars(minires.state)
+    if "expect(" in code:
+        dy, w = np.ones((4, 2)), np.ones((3, 2))
+        dx, dw, db = dy @ w.T, x.T @ dy, dy.sum(axis=0)
+        names |= {"dy": dy, "w": w, "dx": dx, "dw": dw, "db": db}
+        names |= {"expect": expect, "dense_backward": lambda dy, x, w: (dx, dw, db)}
+    exec(compile(code, where, "exec"), names)
+    if "def test_my_layer" in code:
+        names["x"] = np.array([[1.0, -2.0]])
+        names["test_my_layer"]()
+
+
+def test_docstrings_become_restructuredtext():
+    text = extension("plain_docstrings")
+    lines = [
+        "y = x * w | z, in `ops` and `a * b`.",
+        "",
+        "Notes",
+        "-----",
+        "With more,",
+        "",
+        "    dx = dy * 2.",
+        "",
+        "behind it, and a *word*.",
+    ]
+    assert text.plain_text(text.literal_blocks(lines)) == [
+        r"y = x \* w \| z, in \ `ops`\  and \ ``a * b``\ .",
+        "",
+        "Notes",
+        "-----",
+        "With more,",
+        "",
+        ".. code-block:: none",
+        "",
+        "    dx = dy * 2.",
+        "",
+        "",
+        "behind it, and a *word*.",
+    ]
+
+
+def test_links_of_a_notebook_lead_to_the_same_files_from_its_copy(tmp_path):
+    copied = extension("copied_notebooks")
+    source, docs = tmp_path / "tutorials", tmp_path / "docs"
+    source.mkdir()
+    docs.mkdir()
+    text = "[a](../docs/flow.md), [b](../minires/core.py), [c](02_x.ipynb)"
+    cells = [{"cell_type": "markdown", "source": text}, {"cell_type": "code", "source": [text]}]
+    (source / "01_x.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    (docs / "tutorials").mkdir()
+    (docs / "tutorials" / "00_gone.ipynb").write_text("{}", encoding="utf-8")
+    copied.copy(source, docs)
+    assert [path.name for path in (docs / "tutorials").iterdir()] == ["01_x.ipynb"]
+    markdown, code = json.loads((docs / "tutorials" / "01_x.ipynb").read_text("utf-8"))["cells"]
+    assert markdown["source"] == ["[a](../flow.md), [b](../../minires/core.py), [c](02_x.ipynb)"]
+    assert code["source"] == [text]

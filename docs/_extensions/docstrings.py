@@ -1,14 +1,9 @@
-"""Docstrings are written to be read in the source; here they become reStructuredText.
+"""Docstrings become pages: their text by `plain_docstrings`, and names in backticks links."""
 
-An indented block after an empty line is a formula, a table or code, shown as it stands, and so are
-lines that begin with a bar. In the text between, stars and bars mean themselves. What is in single
-backticks is code, and a link where it is the name of something in the API.
-"""
-
-import ast
 import re
 
 from docutils import nodes
+from plain_docstrings import literal_blocks, plain_text
 
 
 def setup(app):
@@ -23,91 +18,7 @@ def prepare(app, what, name, obj, options, lines):
     lines[:] = plain_text(literal_blocks(lines))
 
 
-def literal_blocks(lines):
-    """Put a directive in front of every block that is indented after an empty line, or a table."""
-    out, previous, i = [], 0, 0
-    while i < len(lines):
-        line = lines[i]
-        after_gap = not out or not out[-1].strip()
-        outside = previous if indent(line) > previous else indent(line) - 1
-        if line.strip() and after_gap and (indent(line) > previous or line.lstrip()[0] == "|"):
-            block = take_block(lines, i, outside)
-            start = " " * max(outside, 0)
-            out += [f"{start}.. code-block:: {language(block)}", ""]
-            out += [f"{start}    {text[indent(block[0]) :]}".rstrip() for text in block] + [""]
-            i += len(block)
-            continue
-        previous = indent(line) if line.strip() else previous
-        out.append(line)
-        i += 1
-    return out
-
-
-def take_block(lines, start, outside):
-    """The lines from `start` that are further in than `outside`; of a table those with a bar."""
-    table, end = lines[start].lstrip()[0] == "|", start
-    while end < len(lines):
-        line = lines[end]
-        inside = line.lstrip()[:1] == "|" if table else not line.strip() or indent(line) > outside
-        if not inside:
-            break
-        end += 1
-    return lines[start:end]
-
-
-def indent(line):
-    return len(line) - len(line.lstrip())
-
-
-def language(block):
-    """What a block is: `python` if it parses and calls or imports something, or `none`."""
-    text = "\n".join(line[indent(block[0]) :] for line in block)
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:
-        return "none"
-    calls = ast.Call | ast.ImportFrom | ast.Import
-    return "python" if any(isinstance(node, calls) for node in ast.walk(tree)) else "none"
-
-
-def plain_text(lines):
-    """Escape what would be taken for markup, outside of literal blocks and doctests."""
-    out, paragraph, literal = [], [], None
-    for line in [*lines, ""]:
-        if literal is not None and line.strip() and indent(line) <= literal:
-            literal = None
-        if literal is None and line.lstrip().startswith(".. code-block::"):
-            literal = indent(line)
-        if line.strip() and literal is None and not set(line.strip()) <= {"-"}:
-            paragraph.append(line)
-            continue
-        out += escaped("\n".join(paragraph)).split("\n") if paragraph else []
-        paragraph = []
-        out.append(line)
-    return out[:-1]
-
-
-def escaped(text):
-    """One paragraph."""
-    if text.lstrip().startswith(">>>"):
-        return text
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(code(p) if p[:1] == "`" else without_markup(p) for p in parts)
-
-
-def code(part):
-    """A name stays as it is, to become a link; anything else becomes a literal."""
-    inside = " ".join(part[1:-1].split())
-    name = re.fullmatch(r"[A-Za-z_][\w.]*", inside)
-    return f"\\ `{inside}`\\ " if name else f"\\ ``{inside}``\\ "
-
-
-def without_markup(text):
-    """Stars, but for *single words* and the *args of a parameter list, and bars."""
-    text = text.replace("|", r"\|")
-    text = re.sub(r"(?<![\w*])\*(\w[\w ]*)\*(?![\w*])", "\0\\1\0", text)
-    text = re.sub(r"\*(?!\*?\w+(, \*|$| :))", r"\*", text, flags=re.MULTILINE)
-    return text.replace("\0", "*")
+LINKED = ("class", "exception", "function", "module")  # `report` is more often a word than a method
 
 
 def resolve(app, env, node, contnode):
@@ -116,9 +27,13 @@ def resolve(app, env, node, contnode):
         return None
     target, objects = node["reftarget"], env.get_domain("py").objects
     short = re.sub(r"^mr\.", "minires.", target)
-    found = [name for name in objects if name == short or name.endswith(f".{short}")]
+    found = [
+        entry
+        for name, entry in objects.items()
+        if f".{name}".endswith(f".{short}") and ("." in short or entry.objtype in LINKED)
+    ]
     if len(found) == 1:
-        entry = objects[found[0]]
+        (entry,) = found
         uri = app.builder.get_relative_uri(node["refdoc"], entry.docname)
         return nodes.reference("", "", contnode, internal=True, refuri=f"{uri}#{entry.node_id}")
     return contnode if node["reftype"] == "obj" else None
