@@ -1,4 +1,4 @@
-"""Pages with the source of the library, its tests and its benchmarks, and links to them.
+"""Pages with the source of the library, and of what else a page links to.
 
 The API links to the line where a thing is defined, and a page's link to a Python file of the
 repository, or its path in backticks, leads to the page of that file.
@@ -31,8 +31,14 @@ def setup(app):
     app.add_node(SourceLink)
     app.add_transform(TakeLinks)
     app.add_post_transform(ResolveLinks)
+    app.connect("env-before-read-docs", remember)
     app.connect("html-collect-pages", pages)
-    return {"parallel_read_safe": True}
+    return {"parallel_read_safe": False}
+
+
+def remember(app, env, names):
+    """Which files outside of the library a page has linked to, also in an earlier build."""
+    env.linked_sources = getattr(env, "linked_sources", set())
 
 
 def page_of(path):
@@ -43,6 +49,8 @@ def page_of(path):
 def pages(app):
     """(name, context, template) of every page."""
     for path, file in PAGES.items():
+        if not path.startswith("minires/") and path not in app.env.linked_sources:
+            continue
         formatter = HtmlFormatter(cssclass="highlight", lineanchors="line", linenos="inline")
         body = highlight(file.read_text(encoding="utf-8"), PythonLexer(), formatter)
         yield page_of(path), {"title": path, "body": f"<h1>{path}</h1>\n{body}"}, "page.html"
@@ -76,11 +84,15 @@ class TakeLinks(SphinxTransform):
         for node in list(self.document.findall(addnodes.download_reference)):
             path = posixpath.normpath(posixpath.join(here, node["reftarget"]))
             if path in PAGES:
-                node.replace_self(SourceLink("", "", *node.children, path=path))
+                self.link(node, path, node.children)
         for node in list(self.document.findall(nodes.literal)):
             path = node.astext().partition("::")[0]
             if path in PAGES and not inside(node, LEFT_ALONE):
-                node.replace_self(SourceLink("", "", node.deepcopy(), path=path))
+                self.link(node, path, [node.deepcopy()])
+
+    def link(self, node, path, children):
+        self.env.linked_sources.add(path)
+        node.replace_self(SourceLink("", "", *children, path=path))
 
 
 # links, and headings, which are copied into the table of contents
