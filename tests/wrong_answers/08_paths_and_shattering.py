@@ -1,0 +1,38 @@
+"""Typical mistakes in the solutions of notebook 8, and what the learner is told."""
+
+WRONG = [  # (exercise, line of the solution, line with a mistake, words of the message)
+    (1, "reversed(weights)", "weights", "the blocks are taken from the input on"),
+    (1, "part @ weight.T", "part @ weight", "a transpose is missing"),
+    (1, "part @ weight.T", "-part @ weight.T", "the part of the branch is subtracted"),
+    (1, "[*parts, nothing]", "[nothing] * (len(parts) + 1)", "takes the shortcut is left out"),
+    (1, "[nothing, *by_branch]", "[*by_branch, nothing]", "the parts stay where they are"),
+    (
+        1,
+        "[*parts, nothing], [nothing, *by_branch]",
+        "[nothing, *parts], [*by_branch, nothing]",
+        "the wrong way round: parts[k] passes k branches",
+    ),
+    (1, "return np.stack(parts)", "return sum(parts)", "the parts are added up already"),
+    (1, "reversed(weights)", "reversed(weights[1:])", "the block next to the input is left out"),
+    (2, "longest + 1", "longest", "the longest length is left out; range() ends one before"),
+    (2, "range(shortest, ", "range(shortest + 1, ", "the shortest length is left out"),
+    (2, " / 2**blocks", "", "it is the number of paths, where their share is asked for"),
+    (
+        2,
+        "sum(math.comb(blocks, k) for k in lengths) / 2**blocks",
+        "len(lengths) / (blocks + 1)",
+        "as if all were equally frequent",
+    ),
+    (3, "gradients - gradients.mean(axis=0)", "gradients", "the mean over the points is not"),
+    (3, "gradients.mean(axis=0)", "gradients.mean()", "one mean is taken of all components"),
+    (3, "gradients.mean(axis=0)", "gradients.mean(axis=1, keepdims=True)", "components of a point"),
+    (3, "np.sum(g[: P - k] * g[k:])", "np.mean(g[: P - k] * g[k:])", "a mean above the line"),
+    (3, "np.sum(g[: P - k] * g[k:])", "np.sum(g * np.roll(g, -k, axis=0))", "as np.roll has it"),
+    (3, " / np.sum(g**2)", "", "the sums are not divided by the one for k = 0"),
+    (3, "range(max_lag + 1)", "range(max_lag)", "it ends one lag too early"),
+    (3, "range(max_lag + 1)", "range(1, max_lag + 1)", "lag 0 is missing"),
+    (4, "1 + s**2 / 2", "s**2 / 2", "the identity stands below the line only"),
+    (4, "squared_norm = 1 + s**2", "squared_norm = 1", "the norms are forgotten"),
+    (4, "inner_product / squared_norm", "1 / 2", "which leaves a plain layer"),
+    (4, "inner_product / squared_norm", "squared_norm / inner_product", "upside down"),
+]
