@@ -472,7 +472,7 @@ candidates = {
     "dense": dense,
     "ReLU": relu,
     "softmax": softmax,
-    "dense, rounded to float32": (dense[0], lambda dy, x: (dy @ w.T).astype(np.float32)),
+    "dense, rounded to float32": (dense[0], lambda dy, x: (dy @ w.T).astype("f4").astype("f8")),
     "dense, one weight off by 1 %": (
         dense[0],
         lambda dy, x: dy @ np.where(w == w.max(), 1.01 * w, w).T,
@@ -492,6 +492,8 @@ right, wrong = list(found)[:3], list(found)[3:]
 assert max(max(found[name]) for name in right) < 1e-8
 assert min(min(found[name]) for name in wrong[1:]) > 5e-4
 assert 1e-9 < max(found["dense, rounded to float32"]) < 1e-7
+report = mr.check_gradients(candidates["dense, rounded to float32"], x)
+assert "not linear in dy" in report["x"].note
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
@@ -673,12 +675,10 @@ signed = rng.standard_normal((6, 5))
 refused["identity for ReLU"] = mr.check_gradients((relu[0], lambda dy, x: dy.copy()), signed)
 
 blank = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.9, 0.2], [0.5, 0.5, 0.1, 0.5]])
-dy, h = rng.standard_normal(3), 1e-6
-ahead = [
-    [largest(blank + h * np.eye(12)[4 * n + k].reshape(3, 4))[0] @ dy for k in range(4)]
-    for n in range(3)
-]
-one_sided = (np.array(ahead) - largest(blank)[0] @ dy) / h
+dy = rng.standard_normal(3)
+loss = lambda x: largest(x)[0] @ dy  # noqa: E731
+steps = 1e-6 * np.eye(blank.size).reshape(-1, *blank.shape)
+one_sided = np.reshape([(loss(blank + e) - loss(blank)) / 1e-6 for e in steps], blank.shape)
 assert np.allclose(one_sided, to_every_tie(dy, blank))  # the naive check is content
 assert not np.allclose(one_sided, to_the_first(dy, blank))  # and refuses what is right
 refused["dy to every tie"] = mr.check_gradients((largest, to_every_tie), blank)
@@ -698,7 +698,7 @@ assert mr.check_gradients(relu, np.array([[0.0, 1.0, -1.0]])).verdicts == {"x": 
 # %% [markdown]
 # ## Fourth fool: the formula for the error
 #
-# Four lines that stand in real code, and a wrong gradient that each of them takes for right.
+# Four ways to write the comparison, and a wrong gradient that each of them takes for right.
 
 # %%
 rng = np.random.default_rng(0)

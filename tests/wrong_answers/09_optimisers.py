@@ -1,0 +1,52 @@
+"""Typical mistakes in the solutions of notebook 9, and what the learner is told."""
+
+SHRINK = "(high - low) / (high + low)"
+STEP = "g + momentum * v if nesterov else v"
+CORRECTED = "m / (1 - b1**t)\n    vhat = v / (1 - b2**t)"
+COSINE = "(1 + math.cos(math.pi * p)) / 2"
+
+WRONG = [  # (exercise, line of the solution, line with a mistake, words of the message)
+    (1, "2 / (low + high)", "2 / high", "the limit, at which the steepest axis jumps"),
+    (1, "2 / (low + high)", "1 / high", "takes the steepest axis to 0 in one step"),
+    (1, "2 / (low + high)", "1 / (low + high)", "the 2 is missing"),
+    (1, "2 / (low + high)", "1 / curvatures.mean()", "all curvatures count"),
+    (1, "2 / (low + high)", "2 / curvatures.sum()", "all curvatures are added up"),
+    (1, "curvatures.min(), curvatures.max()", "curvatures[0], curvatures[-1]", "is not sorted"),
+    (1, SHRINK, "(high + low) / (high - low)", "it must be below 1"),
+    (1, SHRINK, "1 - rate * high", "take the magnitude"),
+    (1, SHRINK, "np.abs(1 - rate * curvatures).min()", "the slowest coordinate decides"),
+    (1, "return rate, factor", "return rate", "Expected 2 values, (rate, factor)"),
+    (2, "momentum * v + g\n", "momentum * v + (1 - momentum) * g\n", "a sum and not a mean"),
+    (2, "w - lr * step", "w + lr * step", "uphill"),
+    (2, "w - lr * step", "w - step", "the learning rate is left out"),
+    (2, STEP, "v", "nesterov makes no difference"),
+    (2, STEP, "momentum * v if nesterov else v", "the gradient is missing"),
+    (2, STEP, "g + v if nesterov else v", "the momentum is missing in the step"),
+    (2, STEP, "v + momentum * v if nesterov else v", "v stands in the place of g"),
+    (2, STEP, "g + momentum * v", "nesterov's step is taken without nesterov"),
+    (2, "    v = momentum * v + g\n    step", "    step", "along the old velocity"),
+    (2, "v = momentum * v + g\n", "v *= momentum; v += g\n", "one was written to"),
+    (2, "return w - lr * step, v", "return w - lr * step, step", "in place of the velocity"),
+    (3, "m / (1 - b1**t)", "m", "the correction of m is missing"),
+    (3, "v / (1 - b2**t)", "v", "the correction of v is missing"),
+    (3, "mhat / (np.sqrt(vhat) + eps)", "m / (np.sqrt(v) + eps)", "the correction is missing"),
+    (3, CORRECTED, CORRECTED.replace("/", "*"), "m is too small and has to be divided"),
+    (3, CORRECTED, CORRECTED.replace("**t", ""), "the correction lacks the power of t"),
+    (3, "np.sqrt(vhat) + eps", "np.sqrt(vhat + eps)", "eps stands under the root"),
+    (3, "np.sqrt(vhat) + eps", "vhat + eps", "the root is missing"),
+    (3, "(1 - b2) * g**2", "(1 - b2) * abs(g)", "that of g squared"),
+    (3, "b1, b2 = betas", "b2, b1 = betas", "the two betas have changed places"),
+    (3, "b1, b2 = betas", "b1, b2 = betas; t = t - 1", "it is 1 at the first step"),
+    (3, "(np.sqrt(vhat) + eps), m, v", "(np.sqrt(vhat) + eps), mhat, v", "m: It looks as if"),
+    (3, "w - lr * mhat", "w - lr * g", "along g, and not along its running mean"),
+    (4, "(step - warm) / (total - warm)", "step / total", "p is step / total; on the way down"),
+    (4, "(step - warm) / (total - warm)", "(step - warm) / total", "not yet 0 at total"),
+    (4, COSINE, "(1 + math.cos(math.pi * p))", "the cosine is not halved"),
+    (4, COSINE, "math.cos(math.pi * p)", "the 1 is missing"),
+    (4, COSINE, "(1 + math.cos(2 * math.pi * p)) / 2", "all the way round"),
+    (4, COSINE, "(1 - math.cos(math.pi * p)) / 2", "1 - cos rises"),
+    (4, "(total - warm)", "(total - 1 - warm)", "p is 1 at step total - 1"),
+    (4, COSINE, "(1 - p)", "the way down is a line, too"),
+    (4, "lr * step / warm", "lr * (step + 1) / warm", "the line is one step early"),
+    (4, "lr * step / warm", "lr", "constant while it should rise"),
+]
