@@ -18,7 +18,7 @@ def prepare(app, what, name, obj, options, lines):
     lines[:] = plain_text(literal_blocks(lines))
 
 
-LINKED = ("class", "exception", "function", "module")  # `report` is more often a word than a method
+LINKED = ("class", "exception", "function")  # `report` is a word more often than a method
 
 
 def resolve(app, env, node, contnode):
