@@ -226,6 +226,13 @@ expect(
     shapes(theirs),
     mistakes={
         "the batch norms are missing": "(3, 3, 3, 4); (4,); (3, 3, 4, 4); (4,); (1, 1, 3, 4); (4,)",
+        "the batch norm of the shortcut is one too many; its 1x1 convolution has none": shapes(
+            theirs
+        )
+        + "; (4,); (4,)",
+        "branch and shortcut are swapped; it is Residual(branch, shortcut)": shapes(
+            mr.Sequential(theirs["add"].shortcut, theirs["add"].branch)
+        ),
         "the shortcut has no weights; in this block it is a 1x1 convolution": shapes(
             theirs["add"].branch
         ),
@@ -240,6 +247,7 @@ for parameter, given in zip(mine.parameters(), theirs.parameters(), strict=True)
 y, running = outcome(theirs)
 linear = copy.deepcopy(theirs)
 linear["add"].branch.activation = mr.Identity()
+late = mr.Residual(mr.Sequential(theirs["add"].branch, mr.ReLU()), theirs["add"].shortcut)
 expect(
     "down_block",
     outcome(mine),
@@ -247,6 +255,7 @@ expect(
     mistakes={
         "a ReLU follows the sum; this block has none": {"y": np.maximum(y, 0)},
         "the ReLU between the two convolutions is missing": {"y": outcome(linear)[0]},
+        "the branch ends in a ReLU; it ends in its second batch norm": {"y": outcome(late)[0]},
         "the padding is (1, 1); at stride 2, same is (0, 1)": {
             "y": outcome(theirs, padding=((1, 1), (1, 1)))[0]
         },
@@ -360,6 +369,9 @@ for F, B, K in ((64, 18, 10), (8, 3, 7)):
             "the stem is taken to see F channels; it sees the image's 3": counted
             + 49 * (F - 3) * F,
             "each block has one convolution; it has two": counted - B * (9 * F * F + 3 * F),
+            "only one block is counted": counted - (B - 1) * (18 * F * F + 6 * F),
+            "the dense layer sees 4x4 pixels; that is the window, it leaves 5x5": counted
+            - 9 * F * K,
             "the dense layer sees 8x8 pixels; the 4x4 window leaves 5x5": counted + 39 * F * K,
             "the dense layer sees F numbers; this pool leaves 5x5 pixels, it is no global one": counted
             - 24 * F * K,
@@ -878,6 +890,9 @@ expect(
     per_block,
     mistakes={
         "this is the factor over all 18 blocks; take its 18th root": max(told, 50.0),
+        "this is the exponent of ten on the axis; take ten to its power, then the 18th root": told
+        if 2 < told < 3
+        else 2.5,
         "it was divided by 18; factors multiply, so take the 18th root": told
         if 5 < told < 50
         else 5.0,

@@ -23,6 +23,15 @@ WRONG = [  # (exercise, line of the solution, line with a mistake, words of the 
         "momentum is 0.1 and the running variance unbiased",
     ),
     (1, 'F, 1, stride=2, padding="same"', "F, 1", "shortcut and branch of one shape"),
+    (1, "mr.Residual(branch, shortcut)", "mr.Residual(shortcut, branch)", "are swapped"),
+    (
+        1,
+        "    shortcut = ",
+        "    branch = mr.Sequential(branch, mr.ReLU())\n    shortcut = ",
+        "it ends in its second batch norm",
+    ),
+    (2, "num_blocks * block", "block", "only one block is counted"),
+    (2, "5 * 5 * filters", "4 * 4 * filters", "that is the window, it leaves 5x5"),
     (2, "+ filters + norm\n    block", "+ norm\n    block", "the biases of the stem are missing"),
     (
         2,
@@ -60,6 +69,7 @@ WRONG = [  # (exercise, line of the solution, line with a mistake, words of the 
     (4, '("A", "B", "C")', '("C", "B", "A")', "rises most was taken for the residual"),
     (4, '("A", "B", "C")', '("A", "B")', "Expected 3 values"),
     (4, "340 ** (1 / 18)", "340", "take its 18th root"),
+    (4, "340 ** (1 / 18)", "2.53", "the exponent of ten"),
     (4, "340 ** (1 / 18)", "340 / 18", "factors multiply"),
     (4, "340 ** (1 / 18)", "340 ** (-1 / 18)", "backwards it is above 1"),
     (4, "340 ** (1 / 18)", "340 ** (1 / 36)", "a block has two"),
