@@ -174,6 +174,7 @@ def test_every_block_of_a_page_does_what_it_says(page, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_are_of_a_kind_that_is_known(page):
     kinds = [block.kind for block in blocks(PAGES[page])]
+    assert not re.search(r"^\s*~~~", PAGES[page], re.MULTILINE)  # blocks() would not see it
     assert set(kinds) <= {"python", "sh", "output"} | SHOWN | DIRECTIVES
     before = dict(zip(kinds[1:], kinds, strict=False))
     assert before.get("output", "python") == "python", "an output stands behind what printed it"

@@ -1,8 +1,11 @@
-"""MathJax, shipped with the pages: the files that they need, out of the package that has them."""
+"""The site needs no network: MathJax is shipped with the pages, and no page loads anything else."""
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
+
+from sphinx.errors import ExtensionError
 
 PACKAGE = "sphinx-mathjax-offline"  # MathJax 3.2.2 as files; its own hook would copy 24 MB
 # formulas, their fonts, what they load when asked to, and the menu with its English speech
@@ -21,6 +24,7 @@ NEEDED = (
 def setup(app):
     app.config.mathjax_path = f"mathjax/{NEEDED[0]}"
     app.connect("build-finished", copy)
+    app.connect("build-finished", refuse_network)
     return {"parallel_read_safe": True}
 
 
@@ -32,8 +36,19 @@ def copy(app, error):
     for pattern in NEEDED:
         found = list(source.glob(pattern))
         if not found:
-            raise FileNotFoundError(f"{PACKAGE} expects {pattern} in {source}, got none")
+            raise ExtensionError(f"{PACKAGE} expects {pattern} in {source}, got none")
         for path in found:
             target = Path(app.outdir) / "_static" / "mathjax" / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def refuse_network(app, error):
+    """Raise if a page asks the browser for a script, a style or a picture from elsewhere."""
+    if error is not None or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text(encoding="utf-8"))
+        for tag in tags:
+            if re.search(r"""(?:src|href)=["'](?:https?:)?//""", tag):
+                raise ExtensionError(f"expected pages that need no network, got {tag} in {page}")
