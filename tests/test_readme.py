@@ -31,6 +31,17 @@ def test_the_readme_counts_what_is_refused():
     assert f"{len(BROKEN)} backward passes that are wrong on purpose" in README
 
 
+def test_the_chinese_readme_has_the_same_code_links_pictures_and_figures():
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    for pattern in (r"```.*?```", r"\]\(([^)]+)\)", r"\d+(?:\.\d+)?", r"^#+ ", r"`[^`\n]+`"):
+        ours, theirs = (
+            sorted(set(re.findall(pattern, text, re.DOTALL | re.MULTILINE)))
+            for text in (README, chinese)
+        )
+        ours = ["README.md" if found == "README.zh-CN.md" else found for found in ours]
+        assert sorted(ours) == theirs, pattern
+
+
 def test_the_two_commands_are_there_word_by_word():
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert blocks == [
