@@ -90,6 +90,14 @@ expect(
         )
         / (2 * step),
         "all entries are moved at once": np.full((2, 3), (3.0**3 - (-1.0) ** 3) / (2 * step)),
+        "all entries are moved at once; move one at a time": (3.0**3 - (-1.0) ** 3) / (2 * step),
+        "the numbers are right, but stand in one row; give them the shape of x": (
+            (ahead - behind) / (2 * step)
+        ).ravel(),
+        "x[i] -= h leads from x + h back to x; x - h is another h away": (
+            (1 + step * (slants + before)) ** 3 - (1 + step * before) ** 3
+        )
+        / (2 * step),
         "h is not divided by": ahead - behind,
     },
 )
@@ -343,6 +351,9 @@ expect(
     {"claimed": (claim * way).sum(), "measured": (ahead - behind) / 0.5},
     mistakes={
         "the products of dx and v are not added up": {"claimed": claim * way},
+        "dx @ v is a matrix product; multiply entry by entry, and add up": {
+            "claimed": claim @ way.T
+        },
         "they are averaged, where the chain rule adds": {"claimed": (claim * way).mean()},
         "v is left out: dx is only added up": {"claimed": claim.sum()},
         "the two have changed places": {"claimed": (ahead - behind) / 0.5},
@@ -354,6 +365,9 @@ expect(
         },
         "f(x + h v) - f(x) is divided by 2 h: f(x - h v) is missing": {
             "measured": (ahead - here) / 0.5
+        },
+        "v is left out: x + h moves all entries by the same h": {
+            "measured": ((spot + 0.25) ** 3 - (spot - 0.25) ** 3).sum() / 0.5
         },
         "each entry is moved on its own; move all of them along v at once": {
             "measured": (way * ((spot + 0.25) ** 3 - (spot - 0.25) ** 3)).sum() / 0.5
@@ -676,9 +690,9 @@ refused["identity for ReLU"] = mr.check_gradients((relu[0], lambda dy, x: dy.cop
 
 blank = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.9, 0.2], [0.5, 0.5, 0.1, 0.5]])
 dy = rng.standard_normal(3)
-loss = lambda x: largest(x)[0] @ dy  # noqa: E731
+now = largest(blank)[0] @ dy
 steps = 1e-6 * np.eye(blank.size).reshape(-1, *blank.shape)
-one_sided = np.reshape([(loss(blank + e) - loss(blank)) / 1e-6 for e in steps], blank.shape)
+one_sided = np.reshape([(largest(blank + e)[0] @ dy - now) / 1e-6 for e in steps], blank.shape)
 assert np.allclose(one_sided, to_every_tie(dy, blank))  # the naive check is content
 assert not np.allclose(one_sided, to_the_first(dy, blank))  # and refuses what is right
 refused["dy to every tie"] = mr.check_gradients((largest, to_every_tie), blank)

@@ -102,6 +102,9 @@ expect(
         "min and max are subtracted; solve 1 - rate * min = rate * max - 1": {"rate": 2 / 7.5},
         "the factor has its sign; take the magnitude": {"factor": 1 - rate_right * 8},
         "the factor is turned over: it must be below 1": {"factor": 8.5 / 7.5},
+        "there is one factor for each curvature; the largest of them is asked for": {
+            "factor": np.abs(1 - rate_right * bowl)
+        },
         "the factor is that of the rate 1 / max": {"factor": 1 - 0.5 / 8},
         "the factor is the smallest of all |1 - rate * c|; the slowest coordinate decides": {
             "factor": np.abs(1 - rate_right * bowl).min()
@@ -161,7 +164,8 @@ expect(
 # $$\sqrt\beta = \frac{\sqrt\kappa - 1}{\sqrt\kappa + 1}, \qquad
 #   \eta = \frac{(1 + \sqrt\beta)^2}{\lambda_{\max}}.$$
 #
-# The factor has $\sqrt\kappa$ where plain descent has $\kappa$.
+# The factor has $\sqrt\kappa$ where plain descent has $\kappa$. (At the two ends the roots coincide, and
+# the error falls as $t\, r^t$, a little more slowly than $r^t$.)
 
 
 # %%
@@ -185,7 +189,7 @@ figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained", shar
 across, up = np.meshgrid(np.linspace(-1.15, 0.45, 80), np.linspace(-1.9, 1.9, 80))
 for axes, path, title in (
     (panels[0], plain, "Plain descent zig-zags"),
-    (panels[1], heavy, "Momentum swings, and is there sooner"),
+    (panels[1], heavy, "Momentum is there sooner"),
 ):
     heights = (across**2 + 20 * up**2) / 2
     axes.contour(across, up, heights, levels=np.geomspace(0.05, 30, 7), colors="0.85")
@@ -307,6 +311,9 @@ for ahead in (False, True):
             "w": w0 - 0.3 * (g0 + 0.8 * mean if ahead else mean)
         },
         "v holds the learning rate; here it does not": {"w": w0 + inside},
+        "v holds the learning rate, as momentum v + lr g; here it does not": {
+            "w": w0 - 0.8 * v0 - 0.3 * g0
+        },
         "the momentum is left out": {"w": w0 - 0.3 * g0},
         "the learning rate is left out": {"w": w0 - (g0 + 0.8 * v1 if ahead else v1)},
     }
@@ -314,6 +321,9 @@ for ahead in (False, True):
         mistakes |= {
             "nesterov makes no difference; step along g + momentum v": {"w": w0 - 0.3 * v1},
             "the gradient is missing: step along g + momentum v": {"w": w0 - 0.3 * 0.8 * v1},
+            "the look ahead went into the velocity; first v = momentum v + g, then the step": {
+                "w": w0 - 0.3 * (0.8 * v0 + g0 + 0.8 * v0)
+            },
             "the momentum is missing in the step: g + momentum v": {"w": w0 - 0.3 * (g0 + v1)},
             "the old velocity is used; v in g + momentum v is the new one": {
                 "w": w0 - 0.3 * (g0 + 0.8 * v0)
@@ -472,6 +482,10 @@ expect(
             "w": stepped(m1, v1, 1 / (1 - b1**t0), 1 / (1 - b2**t0))
         },
         "the step goes uphill": {"w": 2 * w0 - stepped(m1, v1)},
+        "the learning rate is left out": {"w": w0 + (stepped(m1, v1) - w0) / lr0},
+        "the correction of v stands outside the root; v / (1 - b2^t) belongs inside": {
+            "w": stepped(m1, v1, c2=(1 - b2**t0) ** 2)
+        },
         "the root is missing": {"w": w0 - lr0 * (m1 / (1 - b1**t0)) / (v1 / (1 - b2**t0) + eps0)},
         "eps stands under the root; Adam adds it to the root": {
             "w": w0 - lr0 * (m1 / (1 - b1**t0)) / np.sqrt(v1 / (1 - b2**t0) + eps0)
@@ -559,12 +573,20 @@ assert soon["Adam", 30] > 20 * soon["Adam", 0]
 
 # %%
 sizes = np.array([[0.1], [1.0], [10.0]]) * np.ones((3, 500))
+rng = np.random.default_rng(0)
+
+
+def noise(w):
+    """A gradient that knows nothing of w."""
+    return sizes * rng.standard_normal(w.shape)
+
+
 shrunk = {}
 for name, kind in (("L2 in Adam", mr.Adam), ("AdamW", mr.AdamW)):
-    rng = np.random.default_rng(0)
-    make = lambda p, kind=kind: kind(p, 0.01, weight_decay=0.01)  # noqa: E731
-    noise = lambda w: sizes * rng.standard_normal(w.shape)  # noqa: E731, B023
-    shrunk[name] = descend(make, noise, np.ones((3, 500)), 2000).mean(axis=2)
+    path = descend(
+        lambda p, kind=kind: kind(p, 0.01, weight_decay=0.01), noise, np.ones((3, 500)), 2000
+    )
+    shrunk[name] = path.mean(axis=2)  # over the 500 weights of a group
     print(f"{name:10}: mean weight after 2,000 steps {shrunk[name][-1].round(2)}")
 print(f"(1 - 0.01 * 0.01)^2000 = {0.9999**2000:.2f}")
 assert np.abs(shrunk["AdamW"][-1] - 0.9999**2000).max() < 0.1
@@ -579,9 +601,9 @@ for k, (size, color) in enumerate(
         shrunk["L2 in Adam"][:, k], color=color, linestyle="--", label=f"L2 in Adam, {size:g}"
     )
     axes.plot(shrunk["AdamW"][:, k], color=color, label=f"AdamW, {size:g}")
-axes.set(xlabel="step", ylabel="mean weight", ylim=(0, 1.05))
+axes.set(xlabel="step", ylabel="mean weight", ylim=(0, 1.55))
 axes.set_title("L2 in Adam pulls least where gradients are largest")
-axes.legend(fontsize=8, ncols=3, loc="lower left", title="size of the gradients")
+axes.legend(fontsize=8, ncols=3, loc="upper right", title="decay, and size of the gradients")
 
 # %% [markdown]
 # minires has both: `mr.Adam(..., weight_decay=...)` and `mr.AdamW`. With `decay="weights"` biases and
@@ -722,6 +744,15 @@ expect(
         ),
         "p is 1 at step total - 1, and goes on; it should be 1 at total": (
             0.4 * np.r_[up, wave((S[5:] - 5) / 24)]
+        ),
+        "the first steps lie on the cosine, too: is there a return where step < warm?": (
+            0.4 * wave((S - 5) / 25)
+        ),
+        "the cosine is given degrees; half a turn is pi": (
+            0.4 * np.r_[up, (1 + np.cos(180 * (S[5:] - 5) / 25)) / 2]
+        ),
+        "it is a quarter of a cosine; half of one is (1 + cos(pi p)) / 2": (
+            0.4 * np.r_[up, np.cos(np.pi / 2 * (S[5:] - 5) / 25)]
         ),
         "pi is missing in the cosine": 0.4 * np.r_[up, (1 + np.cos((S[5:] - 5) / 25)) / 2],
         "the line is one step early, (step + 1) / warm; at step 0 the rate is 0": (
