@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 8. Paths and shattering
 #
-# **What you will be able to do.** Split the gradient of a residual network, exactly, by the number of
-# branches that it came through; count the paths; put a number to how much the gradients at
+# **What you will be able to do.** Split the gradient of a residual network, exactly, by the number
+# of branches that it came through; count the paths; put a number to how much the gradients at
 # neighbouring inputs resemble each other, and say why that number falls with depth; take blocks out
 # of a trained network and predict what happens.
 #
@@ -41,9 +41,9 @@ one_thread = threadpool_limits(1)
 #
 # Four terms, and each is a **path**: at every block the gradient either takes the shortcut or goes
 # through the branch. $L$ blocks have $2^L$ paths. The number of branches that a path passes is its
-# **length**. Here is the definition as code: every path by itself, for blocks with the linear branch
-# $F(x) = xA$. With one example a row, the backward pass of this branch takes $g$ to $gA^\top$
-# (notebook 1).
+# **length**. Here is the definition as code: every path by itself, for blocks with the linear
+# branch $F(x) = xA$. With one example a row, the backward pass of this branch takes $g$ to
+# $gA^\top$ (notebook 1).
 
 
 # %%
@@ -87,8 +87,8 @@ assert (parts[0] == dy).all()  # the one path of length 0
 #
 # $$(1 + tJ_1^\top)(1 + tJ_2^\top)\cdots(1 + tJ_L^\top)\,dy = \sum_{k=0}^{L} t^k\, G_k .$$
 #
-# Each branch on the way puts one more $t$ to a path, so $G_k$ is the sum of all paths of length $k$.
-# The marker only keeps the books: at $t = 1$ it is gone, and the sum is the gradient.
+# Each branch on the way puts one more $t$ to a path, so $G_k$ is the sum of all paths of length
+# $k$. The marker only keeps the books: at $t = 1$ it is gone, and the sum is the gradient.
 #
 # With one number for each Jacobian this is a polynomial as in school. Three blocks with $J = 0.5$:
 
@@ -109,9 +109,9 @@ assert sum((factor**3).coef) == 1.5**3  # t = 1
 #
 # $$G_k \leftarrow G_k + J^\top G_{k-1}.$$
 #
-# In words: a path has passed $k$ branches if it had passed $k$ and takes the shortcut, or had passed
-# $k - 1$ and takes the branch. In front of the first block there is one part, $G_0 = dy$; every block
-# adds one.
+# In words: a path has passed $k$ branches if it had passed $k$ and takes the shortcut, or had
+# passed $k - 1$ and takes the branch. In front of the first block there is one part, $G_0 = dy$;
+# every block adds one.
 
 # %% [markdown]
 # ## Exercise 1: the gradient by path length
@@ -140,6 +140,15 @@ def overwritten(dy, weights):
     return np.stack(parts)
 
 
+def one_array(dy, weights):
+    """The recursion with all parts but the first in one and the same array."""
+    parts = [dy.copy(), *[np.zeros_like(dy)] * len(weights)]
+    for weight in weights[::-1]:
+        for k in range(len(weights), 0, -1):
+            parts[k] += parts[k - 1] @ weight.T
+    return np.stack(parts)
+
+
 only_branches = np.zeros_like(right)
 only_branches[-1] = right[-1]
 unmarked = np.zeros_like(right)
@@ -160,6 +169,9 @@ expect(
         "the parts stay where they are: what passes a branch has its length plus 1": unmarked,
         "the list is the wrong way round: parts[k] passes k branches, not k shortcuts": right[::-1],
         "the parts are added up already, to the ordinary gradient": right.sum(axis=0),
+        "[zeros] * L is one array L times, so that adding to one part adds to all": one_array(
+            upstream, chain
+        ),
         "the part of the branch is subtracted": path_by_path(
             upstream, [-weight for weight in chain]
         ),
@@ -185,10 +197,10 @@ expect(
 # </details>
 
 # %% [markdown]
-# The branches here are linear. Those of a network are not, but the *backward* pass is linear in $dy$,
-# whatever the layer: ReLU masks and batch statistics are those of the one forward pass, and held.
-# That is all that the recursion uses. A shortcut that changes the shape is linear too; with $S$ its
-# Jacobian, $G_k \leftarrow S^\top G_k + J^\top G_{k-1}$.
+# The branches here are linear. Those of a network are not, but the *backward* pass is linear in
+# $dy$, whatever the layer: ReLU masks and batch statistics are those of the one forward pass, and
+# held. That is all that the recursion uses. A shortcut that changes the shape is linear too; with
+# $S$ its Jacobian, $G_k \leftarrow S^\top G_k + J^\top G_{k-1}$.
 #
 # ## How many paths are there?
 #
@@ -219,6 +231,7 @@ expect(
         "the longest length is left out; range() ends one before": sum(counts[2:4]) / 2**7,
         "the shortest length is left out": sum(counts[3:5]) / 2**7,
         "it is the number of paths, where their share is asked for": sum(counts[2:5]),
+        "it is divided by 2 L, and not by 2^L": sum(counts[2:5]) / (2 * 7),
         "it is a share of the lengths, as if all were equally frequent": 3 / 8,
         "it is divided by the paths of these lengths, and not by all 2^L paths": 1.0,
         "only the paths of the longest length are counted": counts[4] / 2**7,
@@ -246,17 +259,17 @@ assert round(100 * short, 2) == 0.45
 assert flow.path_counts(54) == [math.comb(54, k) for k in range(55)]
 
 # %% [markdown]
-# Veit et al. (2016) counted these for a ResNet-110: 98.0 % of its paths pass 19 to 35 branches. Then
-# they measured, in a trained network, which lengths the *gradient* comes by: almost all of it by 5 to
-# 17 branches, and those are 0.45 % of the paths. Their gradient is an estimate from single paths,
-# drawn at random. The recursion needs no estimate.
+# Veit et al. (2016) say of a ResNet-110 that more than 95 % of its paths pass 19 to 35 branches; it
+# is 98.0 %. Then they measured, in a trained network, which lengths the *gradient* comes by: almost
+# all of it by 5 to 17 branches, and those are 0.45 % of the paths. Their gradient is an estimate
+# from single paths, drawn at random. The recursion needs no estimate.
 #
 # ## A real network
 #
 # A residual network with 15 blocks that reads digits. It is the pre-activation kind, whose norm and
 # ReLU stand in front of the convolutions inside the branch, so that nothing comes after the sum and
-# the shortcuts are clean from end to end (He et al. 2016). We measure it as it is born and after five
-# epochs. `flow.gradient_by_path_length` is the recursion of exercise 1, through any layers.
+# the shortcuts are clean from end to end (He et al. 2016). We measure it as it is born and after
+# five epochs. `flow.gradient_by_path_length` is the recursion of exercise 1, through any layers.
 
 # %%
 data = mr.data.load_digits()
@@ -286,8 +299,8 @@ for (when, paths), ax in zip(spectra.items(), axes, strict=True):
 # %% [markdown]
 # Bars: the norm $\lVert G_k\rVert$ of each part, as a share of the sum of these norms. Squares: the
 # share of the $2^{15}$ paths. Crosses: the share of the gradient in its own direction,
-# $\langle G_k, dx\rangle / \lVert dx\rVert^2$, which adds up to 1. First of all: do the parts add up
-# to the gradient of the ordinary backward pass? To the rounding of float64.
+# $\langle G_k, dx\rangle / \lVert dx\rVert^2$, which adds up to 1. First of all: do the parts add
+# up to the gradient of the ordinary backward pass? To the rounding of float64.
 
 # %%
 mean_lengths = {}
@@ -309,9 +322,9 @@ for when, paths in spectra.items():
 assert long["gradient"] < 0.25 < 0.3 < long["paths"]  # trained
 
 # %% [markdown]
-# The gradient is made of shorter paths than the network is. To see why, walk single paths at random, a
-# few of each length, and take the mean norm of what each carries to the input. This is what the paper
-# did; `single_paths` is minires' version of it.
+# The gradient is made of shorter paths than the network is. To see why, walk single paths at
+# random, a few of each length, and take the mean norm of what each carries to the input. This is
+# what the paper did; `single_paths` is minires' version of it.
 
 # %%
 figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
@@ -340,16 +353,17 @@ ax.legend()
 assert singles["after five epochs"] < singles["at the start"]
 
 # %% [markdown]
-# A branch passes on a little less gradient than its shortcut does. On a log scale the line is nearly straight: a
-# path of length $k$ carries about $r^k$. The number of paths times the strength of each is
-# $\binom{L}{k} r^k$, and that is the polynomial $(1 + rt)^L$ again. Its mean length is
+# A branch passes on a little less gradient than its shortcut does. On a log scale the line is
+# nearly straight: a path of length $k$ carries about $r^k$. The number of paths times the strength
+# of each is $\binom{L}{k} r^k$, and that is the polynomial $(1 + rt)^L$ again. Its mean length is
 #
 # $$\frac{\sum_k k \binom{L}{k} r^k}{\sum_k \binom{L}{k} r^k}
 #   = \left.\frac{d}{dt} \log (1 + rt)^L\right|_{t=1} = \frac{L\,r}{1 + r},$$
 #
-# which is $L/2$ for $r = 1$ and less for weaker branches. It comes out close to the mean lengths above, though
-# it adds up norms as if all paths pointed the same way. How much do they? $n$ vectors of one norm that point
-# the same way add up to $n$ times that norm, and $n$ vectors at right angles to $\sqrt n$ times.
+# which is $L/2$ for $r = 1$ and less for weaker branches. It comes out close to the mean lengths
+# above, though it adds up norms as if all paths pointed the same way. How much do they? $n$ vectors
+# of one norm that point the same way add up to $n$ times that norm, and $n$ vectors at right angles
+# to $\sqrt n$ times.
 
 # %%
 for when, ratio in together.items():
@@ -362,20 +376,21 @@ assert together["after five epochs"] < 0.5 * math.sqrt(math.comb(15, 5))
 # %% [markdown]
 # At the start paths of one length are as good as unrelated. Training lines some of them up.
 #
-# With 15 blocks the effect is smaller than in the paper with 54. With 54 blocks, `minires reproduce
-# paths` finds nine tenths of the gradient of a trained network in paths of 5 to 17 branches.
+# With 15 blocks the effect is smaller than in the paper with 54. With 54 blocks,
+# `minires reproduce paths` finds about nine tenths of the gradient of a trained network in paths of
+# 5 to 17 branches.
 #
 # ## Shattering: what the gradient here says about the gradient next door
 #
 # A step that is good for one image should be good for images like it. That takes gradients that
-# change slowly from input to input. To see whether they do, take networks from one number $x$ to one
-# number $y$, 200 units wide, not trained, and draw $dy/dx$ along a line of 256 points.
+# change slowly from input to input. To see whether they do, take networks from one number $x$ to
+# one number $y$, 200 units wide, not trained, and draw $dy/dx$ along a line of 256 points.
 #
 # The plain networks here are centred: every layer subtracts the mean of its units over the line,
 # which is batch norm without the division. The residual one has 48 blocks
-# $x + \text{Dense}(\text{ReLU}(\text{BatchNorm}(x)))$. Below them, for comparison, noise: *white* noise
-# is numbers that do not know of each other, *brown* noise is the running sum of white noise, each
-# number a small step from the last.
+# $x + \text{Dense}(\text{ReLU}(\text{BatchNorm}(x)))$. Below them, for comparison, noise: *white*
+# noise is numbers that do not know of each other, *brown* noise is the running sum of white noise,
+# each number a small step from the last.
 
 # %%
 nets = shattering.measure(seeds=2, depths=(2, 10, 24, 50), scales=(1, 0.1))
@@ -395,17 +410,17 @@ assert len(nets.x) == 256
 
 # %% [markdown]
 # In the plain net of depth 50 the gradient at one point tells nothing of the gradient at the next,
-# though the points are 1/64 apart. This is what Balduzzi et al. (2017) call **shattered**.
+# though the points are about 1/64 apart. This is what Balduzzi et al. (2017) call **shattered**.
 #
 # To put a number to it, correlate the gradients with themselves, shifted. With $g_i$ the gradient
-# at point $i$ of $P$, a vector in general, and $\bar g$ the mean over the points, for each component by
-# itself:
+# at point $i$ of $P$, a vector in general, and $\bar g$ the mean over the points, for each
+# component by itself:
 #
 # $$R(k) = \frac{\sum_{i=1}^{P-k} \langle g_i - \bar g,\; g_{i+k} - \bar g\rangle}
 #               {\sum_{i=1}^{P} \lVert g_i - \bar g\rVert^2}.$$
 #
-# The sum above has $k$ terms less than the one below; it is not divided by their number. $R(0) = 1$;
-# white noise has $R(k)$ near 0 from $k = 1$ on.
+# The sum above has $k$ terms less than the one below; it is not divided by their number.
+# $R(0) = 1$; white noise has $R(k)$ near 0 from $k = 1$ on.
 
 # %% [markdown]
 # ## Exercise 3: the autocorrelation
@@ -446,6 +461,12 @@ expect(
         "the sums are divided by their numbers of terms": R * 9 / terms,
         "there is a mean above the line and a sum below it": R / (2 * terms),
         "the sums are not divided by the one for k = 0": sums(centred),
+        "each component has its own R; their products are added up too": np.stack(
+            [(centred[: 9 - k] * centred[k:]).sum(0) / (centred**2).sum(0) for k in range(4)]
+        ),
+        "each lag has means and denominator of its own, as np.corrcoef has it": [
+            np.corrcoef(walk[: 9 - k].ravel(), walk[k:].ravel())[0, 1] for k in range(4)
+        ],
         "lag 0 is missing": R[1:],
         "it ends one lag too early: R(max_lag) is asked for too": R[:-1],
         "the first point follows the last, as np.roll has it": sums(centred, wrap=True)
@@ -492,9 +513,9 @@ for name, (least, most) in {
     assert least < R1[name] < most, name
 
 # %% [markdown]
-# Balduzzi et al. show these curves in their figure 1, without numbers: brown noise for shallow nets,
-# white noise for a plain net of 24 layers, and a residual net of 50 layers in between. So it is here.
-# "Scale 0.1" multiplies every branch by 0.1, which keeps gradients alike still longer.
+# Balduzzi et al. show these curves in their figure 1, without numbers: brown noise for shallow
+# nets, white noise for a plain net of 24 layers, and a residual net of 50 layers in between. So it
+# is here. "Scale 0.1" multiplies every branch by 0.1, which keeps gradients alike still longer.
 #
 # There is a condition. The same plain nets *without* centring do not shatter like that:
 
@@ -504,34 +525,37 @@ for depth in (24, 50):
     assert R1[f"not centred, depth {depth}"] > 0.4
 
 # %% [markdown]
-# Without centring, most units are on for all of the line or off for all of it, and a net whose units
-# do not switch is a straight line. Batch norm centres; it is what lets units switch, and in deep plain
-# nets it shatters the gradients too.
+# Without centring, most units are on for all of the line or off for all of it, and a net whose
+# units do not switch is a straight line. Batch norm centres; it is what lets units switch, and in
+# deep plain nets it shatters the gradients too.
 #
 # ## Why: a factor for each layer
 #
-# Take two inputs so far apart that their ReLU masks $m$ and $m'$ have nothing to do with each other:
-# each unit is on with probability 1/2, for each input by itself. The loss gives both the same upstream
-# gradient. One plain layer with weights of variance $2/D$ (He) takes $g$ to $W(m \odot g)$, and the
-# other one, $g'$, to $W(m' \odot g')$. What becomes of the inner product $\langle g, g'\rangle$, on average?
+# Take two inputs so far apart that their ReLU masks $m$ and $m'$ have nothing to do with each
+# other: each unit is on with probability 1/2, for each input by itself. The loss gives both the
+# same upstream gradient. One plain layer with weights of variance $2/D$ (He) takes $g$ to
+# $W(m \odot g)$, and the other one, $g'$, to $W(m' \odot g')$. What becomes of the inner product
+# $\langle g, g'\rangle$, on average?
 #
 # - The weights multiply every expected inner product of what they are given by $D \cdot 2/D = 2$.
-# - The masks keep of $\langle g, g'\rangle$ what is on in both: $\tfrac12 \cdot \tfrac12 = \tfrac14$.
+# - The masks keep of $\langle g, g'\rangle$ what is on in both:
+#   $\tfrac12 \cdot \tfrac12 = \tfrac14$.
 # - They keep of $\lVert g\rVert^2$ what is on: $\tfrac12$.
 #
-# So $\langle g, g'\rangle$ is multiplied by $2 \cdot \tfrac14 = \tfrac12$, the squared norms by $2 \cdot \tfrac12 = 1$, and the
-# correlation by
+# So $\langle g, g'\rangle$ is multiplied by $2 \cdot \tfrac14 = \tfrac12$, the squared norms by
+# $2 \cdot \tfrac12 = 1$, and the correlation by
 #
 # $$\frac{1/2}{1} = \frac12 \qquad\text{for each plain layer: } 2^{-L}\text{ after } L.$$
 #
-# A residual block adds the gradient itself: $g + s\,W(m \odot g)$, with $s$ the scale of the branch.
-# Products of $g$ with $W(\cdot)$ average to 0, since weights are as often positive as negative.
+# A residual block adds the gradient itself: $g + s\,W(m \odot g)$, with $s$ the scale of the
+# branch. Products of $g$ with $W(\cdot)$ average to 0, since weights are as often positive as
+# negative.
 
 # %% [markdown]
 # ## Exercise 4: the factor of a residual block
 #
-# By what is the correlation multiplied in one residual block whose branch is scaled by $s$? On paper
-# first.
+# By what is the correlation multiplied in one residual block whose branch is scaled by $s$? On
+# paper first.
 
 
 # %% tags=["exercise-4"]
@@ -555,6 +579,10 @@ for scale in (1, 0.1, 3):
             / (1 + s2 / 2),
             "the identity stands above the line only": (1 + s2 / 2) / s2,
             "the identity stands below the line only": s2 / 2 / (1 + s2),
+            "a root is taken of the norms; both gradients have one, and the product has none": (
+                (1 + s2 / 2) / math.sqrt(1 + s2)
+            ),
+            "s has no part in it: this is the factor for s = 1": 3 / 4,
             "the fraction is upside down": (1 + s2) / (1 + s2 / 2),
         },
     )
@@ -604,10 +632,11 @@ ax.set(xlabel="layers", ylabel="correlation", title="Each layer keeps its share 
 ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 assert ax.lines
 # %% [markdown]
-# $2^{-L}$ against $(3/4)^L$ are the results of Balduzzi et al. for networks without batch norm. With
-# batch norm in the branch the residual net does better by far. The signal grows by one unit of variance
-# with every block, so in front of branch $l$ batch norm divides by $\sqrt l$: its scale is in effect
-# $s^2 = 1/l$, and the block keeps $(1 + \tfrac1{2l})/(1 + \tfrac1l)$. The later a block, the closer to 1.
+# $2^{-L}$ against $(3/4)^L$ are the results of Balduzzi et al. for networks without batch norm.
+# With batch norm in the branch the residual net does better by far. The signal grows by one unit of
+# variance with every block, so in front of branch $l$ batch norm divides by $\sqrt l$. Leave its
+# two subtracted paths aside (notebook 4): then the scale of the branch is in effect $s^2 = 1/l$,
+# and the block keeps $(1 + \tfrac1{2l})/(1 + \tfrac1l)$. The later a block, the closer to 1.
 
 # %%
 blocks = np.arange(1, 49)
@@ -628,13 +657,13 @@ assert abs(left["residual with batch norm"] * np.sqrt(48) - 2 / np.sqrt(np.pi)) 
 #
 # ## Lesions: a trained network without a block
 #
-# If a residual network is a sum over many paths, no block should be indispensable. Without one block,
-# half of the paths are left: those that took its shortcut. A plain network is one single path, and
-# every block lies on it. Veit et al. tried it: they took blocks out of *trained* networks, without
-# training further.
+# If a residual network is a sum over many paths, no block should be indispensable. Without one
+# block, half of the paths are left: those that took its shortcut. A plain network is one single
+# path, and every block lies on it. Veit et al. tried it: they took blocks out of *trained*
+# networks, without training further.
 #
-# `flow.lesioned` makes the network without a block. It copies the containers on the way to the block;
-# all weights are the very same objects.
+# `flow.lesioned` makes the network without a block. It copies the containers on the way to the
+# block; all weights are the very same objects.
 
 # %%
 without = flow.lesioned(residual, drop=["stage1.block2"])
@@ -644,8 +673,8 @@ assert shortcut is block.shortcut
 assert without.fc.weight is residual.fc.weight  # shared, not copied
 
 # %% [markdown]
-# Now each block in turn, in the residual network that we have trained and in a plain one of the same
-# depth. Of the plain one the two blocks that change the shape cannot be left out.
+# Now each block in turn, in the residual network that we have trained and in a plain one of the
+# same depth. Of the plain one the two blocks that change the shape cannot be left out.
 
 # %%
 plain = trained(mr.models.plain32(input_shape=data.input_shape, rng=0))
@@ -672,9 +701,9 @@ assert np.median(accuracy["residual-32"][1:]) > accuracy["residual-32"][0] - 0.1
 assert np.median(accuracy["plain-32"][1:]) < 0.3  # guessing has 0.1
 
 # %% [markdown]
-# Look at the exceptions as well: the first two blocks matter in the residual network too. They are not
-# like the others: early in the network the branch changes the signal by much, where later ones add a
-# little to what is there already.
+# Look at the exceptions as well: the first two blocks matter in the residual network too. They are
+# not like the others: early in the network the branch changes the signal by much, where later ones
+# add a little to what is there already.
 #
 # Several blocks at once, drawn at random ten times; and random pairs of blocks of the same shape in
 # each other's place:
@@ -700,33 +729,33 @@ assert one_swap[0] > one_swap[1] + 0.15
 assert median_accuracy(several, "count", 7) < 0.5 < 0.8 < median_accuracy(several, "count", 0)
 
 # %% [markdown]
-# The points are medians, the bars reach from the best draw to the worst. The error grows with the number of
-# blocks that are gone; the bars are long, since much depends on whether one of the first two is
-# among them. A layer of a plain network in another's place sees what it has never seen. The
-# blocks of a residual network can rather trade places, since each adds its part to the same running sum.
-# Veit et al. found both curves to rise smoothly, with 54 blocks. With 15, each is a larger part of
-# the whole, and without half of them little is left.
+# The points are medians, the bars reach from the best draw to the worst. The error grows with the
+# number of blocks that are gone; the bars are long, since much depends on whether one of the first
+# two is among them. A layer of a plain network in another's place sees what it has never seen. The
+# blocks of a residual network can rather trade places, since each adds its part to the same running
+# sum. Veit et al. found both curves to rise smoothly, with 54 blocks. With 15, each is a larger
+# part of the whole, and without half of them little is left.
 #
-# What this does *not* show: that a residual network *is* an ensemble of independent networks. Its paths
-# share all their weights, and they were trained together.
+# What this does *not* show: that a residual network *is* an ensemble of independent networks. Its
+# paths share all their weights, and they were trained together.
 #
 # ## What to remember
 #
-# - A chain of $L$ residual blocks is a sum over $2^L$ paths. Backward is linear, so the gradient splits
-#   exactly by path length: $G_k \leftarrow G_k + J^\top G_{k-1}$, one line.
-# - Most paths have about $L/2$ branches. The gradient comes by shorter ones, since every branch more
-#   weakens a path.
-# - In deep plain nets with centred units the gradients of neighbouring inputs are unrelated. A plain
-#   layer halves the correlation of unrelated inputs, a residual block keeps three quarters, and with batch
-#   norm in the branch nearly all.
+# - A chain of $L$ residual blocks is a sum over $2^L$ paths. Backward is linear, so the gradient
+#   splits exactly by path length: $G_k \leftarrow G_k + J^\top G_{k-1}$, one line.
+# - Most paths have about $L/2$ branches. The gradient comes by shorter ones, since every branch
+#   more weakens a path.
+# - In deep plain nets with centred units the gradients of neighbouring inputs are unrelated. A
+#   plain layer halves the correlation of unrelated inputs, a residual block keeps three quarters,
+#   and with batch norm in the branch nearly all.
 # - A trained residual network can do without most of its blocks, one at a time; a plain one cannot.
 #
 # ## Where to read on
 #
 # - Veit, Wilber and Belongie (2016), "Residual networks behave like ensembles of relatively shallow
 #   networks", arXiv:1605.06431: sections 4 (lesions) and 5 (path lengths), figures 3, 5 and 6.
-# - Balduzzi et al. (2017), "The shattered gradients problem: if resnets are the answer, then what is
-#   the question?", arXiv:1702.08591: figure 1 and section 3.
+# - Balduzzi et al. (2017), "The shattered gradients problem: if resnets are the answer, then what
+#   is the question?", arXiv:1702.08591: figure 1 and section 3.
 # - He et al. (2016), "Identity mappings in deep residual networks", arXiv:1603.05027, section 2.
 # - In minires: `minires/flow/paths.py`, `shattering.py` and `lesions.py`; the full measurements are
 #   `minires reproduce paths`, `shattering` and `lesions`, and what came out stands in

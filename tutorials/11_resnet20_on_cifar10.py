@@ -68,8 +68,8 @@ assert data.num_classes == 10
 # %% [markdown]
 # ## The network
 #
-# He et al. (2015, section 4.2) built a family of networks for these images, with one number, $n$, to
-# choose:
+# He et al. (2015, section 4.2) built a family of networks for these images, with one number, $n$,
+# to choose:
 #
 # | part | layers with weights | output |
 # |---|---|---|
@@ -95,17 +95,18 @@ assert shapes["stage3"] == (8, 8, 64)
 print(model.stage2.block0)
 
 # %% [markdown]
-# Where a stage halves the image and doubles the channels, the identity does not fit the sum. Here the
-# shortcut takes every second pixel and adds channels of zeros ("option A" in the paper), which costs no
-# parameter.
+# Where a stage halves the image and doubles the channels, the identity does not fit the sum. Here
+# the shortcut takes every second pixel and adds channels of zeros ("option A" in the paper), which
+# costs no parameter.
 #
 # What does the network cost? Count what it stores and what it computes:
 #
 # - A 3x3 convolution from $C$ to $F$ channels has $9CF$ weights. It has no bias, since batch norm
 #   subtracts the mean right after it. For an output of $s \times s$ pixels it takes $9CF$
 #   multiplications with addition, *multiply-adds*, for each pixel: $9CF s^2$.
-# - Batch norm trains $\gamma$ and $\beta$, $2F$ numbers. Its running statistics are not trained. Its
-#   arithmetic is small beside that of the convolution and is not counted, nor are sums, ReLU and pooling.
+# - Batch norm trains $\gamma$ and $\beta$, $2F$ numbers. Its running statistics are not trained.
+#   Its arithmetic is small beside that of the convolution and is not counted, nor are sums, ReLU
+#   and pooling.
 # - The dense layer has $64 \cdot 10$ weights and 10 biases, and as many multiply-adds as weights.
 
 # %% [markdown]
@@ -122,12 +123,15 @@ def cost(n, side):
 counted = summarize(mr.models.cifar_resnet(14, input_shape=(24, 24, 3), rng=0), (24, 24, 3))
 
 
-def tally(norms=2, biases=0, first=True, each=2, stem=True, halve=True, head=650, top=640):
+def tally(
+    norms=2, biases=0, first=True, each=2, stem=True, halve=True, late=False, head=650, top=640
+):
     """What comes out for n = 2 and 24x24 pixels if something is counted in another way."""
     convolutions = [(3, 16, 24)] if stem else []
     for C, F, s in ((16, 16, 24), (16, 32, 12), (32, 64, 6)):
         s = s if halve else 24
-        convolutions += [(C if first else F, F, s)] + [(F, F, s)] * (each * 2 - 1)
+        first_side = 2 * s if late and C != F else s
+        convolutions += [(C if first else F, F, first_side)] + [(F, F, s)] * (each * 2 - 1)
     parameters = sum(9 * C * F + (norms + biases) * F for C, F, _ in convolutions) + head
     return {
         "parameters": parameters,
@@ -147,7 +151,14 @@ expect(
         "a block has one convolution; it has two": tally(each=1),
         "the convolution in front of the stages is left out": tally(stem=False),
         "the image keeps its size; stages 2 and 3 halve it": tally(halve=False),
+        "stages 2 and 3 halve the image after their first convolution; it has stride 2": tally(
+            late=True
+        ),
         "the biases of the dense layer are left out": tally(head=640),
+        "it is the cost of ResNet-20, whatever n and side are": {
+            "parameters": 269_722,
+            "multiply_adds": 40_551_040,
+        },
         "the dense layer is left out": {"parameters": tally(head=0)["parameters"]},
         "the multiply-adds of the dense layer are left out": {
             "multiply_adds": tally(top=0)["multiply_adds"]
@@ -184,18 +195,19 @@ assert resnet20.parameters == reduced.parameters == 269_722  # the paper says 0.
 assert abs(ratio - (24 / 32) ** 2) < 1e-4
 
 # %% [markdown]
-# 0.27 million parameters, as table 6 of the paper has it. The cost of an image goes with its area, so
-# training on smaller images saves time. We come back to this.
+# 0.27 million parameters, as table 6 of the paper has it. The cost of an image goes with its area,
+# so training on smaller images saves time. We come back to this.
 #
 # ## From stored pixels to what the network sees
 #
 # Each channel is centred and scaled, by the mean and deviation of the training images. In training,
 # images are changed at random as well, because a car a little further left, or seen from the other
-# side, is a car: the network sees each image in many versions and cannot learn it by heart.
+# side, is a car. The network sees each image in many versions, and has a harder time learning it by
+# heart.
 #
 # - **Crop**: 4 pixels of zeros on each side, then 32x32 cut out at a random place.
-# - **Mirror**: left and right exchanged. With `flip="alternate"` a draw decides for the first epoch, and
-#   from then on it alternates, so that any two epochs in a row see both (Jordan 2024).
+# - **Mirror**: left and right exchanged. With `flip="alternate"` a draw decides for the first
+#   epoch, and from then on it alternates, so that any two epochs in a row see both (Jordan 2024).
 # - **Cutout**: a square of zeros at a random place (DeVries and Taylor 2017).
 
 # %%
@@ -224,12 +236,12 @@ assert (odd == even[:, :, ::-1]).all()  # two epochs see both
 # %% [markdown]
 # ## Random, and yet a function
 #
-# The usual way is to draw the next numbers of one generator, image by image. Then what becomes of an
-# image depends on everything drawn before: on its batch, on the order, on the thread. After an
+# The usual way is to draw the next numbers of one generator, image by image. Then what becomes of
+# an image depends on everything drawn before: on its batch, on the order, on the thread. After an
 # interruption nobody can say what the rest would have looked like.
 #
-# The way out: what is drawn for an image is a **function of (seed, epoch, number of the image)** and
-# of nothing else. NumPy makes a generator from a list of integers, so one line does it:
+# The way out: what is drawn for an image is a **function of (seed, epoch, number of the image)**
+# and of nothing else. NumPy makes a generator from a list of integers, so one line does it:
 
 # %%
 seed, epoch, number = 0, 3, 17
@@ -243,10 +255,10 @@ assert (first != later).any()
 # %% [markdown]
 # ## Exercise 2: the random crop
 #
-# Write it for a batch. `index[i]` is the number of `images[i]` in the training set. For each image make
-# a generator as above, from `[seed, epoch, number]`; draw `down, right` with
-# `.integers(0, 2 * pad + 1, size=2)`; pad the image with `pad` zeros on each side, and cut the original size
-# out of it, from row `down` and column `right` on.
+# Write it for a batch. `index[i]` is the number of `images[i]` in the training set. For each image
+# make a generator as above, from `[seed, epoch, number]`; draw `down, right` with
+# `.integers(0, 2 * pad + 1, size=2)`; pad the image with `pad` zeros on each side, and cut the
+# original size out of it, from row `down` and column `right` on.
 
 
 # %% tags=["exercise-2"]
@@ -294,6 +306,7 @@ expect(
         "the last offset, 2 * pad, is never drawn": crops(keys, most=4),
         "down and right have changed places": crops(keys, swapped=True),
         "the border is padded with pixels of the image, not with zeros": crops(keys, mode="edge"),
+        "what leaves on one side comes in on the other; zeros should": crops(keys, mode="wrap"),
         "nothing is moved": batch,
     },
 )
@@ -319,9 +332,9 @@ expect("random_crop of half of the batch", half, moved[3:])
 # </details>
 
 # %% [markdown]
-# A generator for each image is slow. `minires/data/augment.py` has the same idea in whole arrays: the
-# numbers (seed, epoch, image) go through a hash function, whose output looks random. The batch in which an image
-# is does not matter:
+# A generator for each image is slow. `minires/data/augment.py` has the same idea in whole arrays:
+# the numbers (seed, epoch, image) go through a hash function, whose output looks random. The batch
+# in which an image is does not matter:
 
 # %%
 together = preprocess.training(data.x_train[:8], np.arange(8), epoch=1)
@@ -331,9 +344,9 @@ assert (together[4:] == apart).all()
 # %% [markdown]
 # ## A recipe is data
 #
-# How a network is trained is a table of names and numbers. `minires` stores it with every training, in
-# full, so that a training can be repeated years later. `fast20` is the recipe that was made for this network,
-# these images and two processor cores:
+# How a network is trained is a table of names and numbers. `minires` stores it with every training,
+# in full, so that a training can be repeated years later. `fast20` is the recipe that was made for
+# this network, these images and two processor cores:
 
 # %%
 recipe = runs.RECIPES["fast20"]
@@ -343,21 +356,22 @@ assert recipe.optimizer == "muon"
 assert recipe.schedule == "one-cycle"
 
 # %% [markdown]
-# - `optimizer`: Muon is momentum with one thing more. The step of a convolution, seen as a matrix of
-#   $9C$ rows and $F$ columns, is replaced by the nearest matrix with orthonormal columns or rows, so that it moves all
-#   directions by the same length. `lr` is the share of the weights by which a step changes them.
+# - `optimizer`: Muon is momentum with one thing more. The step of a convolution, seen as a matrix
+#   of $9C$ rows and $F$ columns, is replaced by the nearest matrix with orthonormal columns or
+#   rows, so that it moves all directions by the same length. `lr` is the share of the weights by
+#   which a step changes them.
 # - `schedule`: one cycle, see below.
-# - `label_smoothing`: the target of the right class is $1 - \varepsilon + \varepsilon/10$ and of any other
-#   $\varepsilon / 10$. With $\varepsilon = 0$ it is what notebook 1 has.
+# - `label_smoothing`: the target of the right class is $1 - \varepsilon + \varepsilon/10$ and of
+#   any other $\varepsilon / 10$. With $\varepsilon = 0$ it is what notebook 1 has.
 # - `pad`, `flip`, `cutout`: as in the pictures; a cutout of 0 is none.
 # - `progressive`: during the first `share` of the steps the images are scaled down. 0.75 makes
 #   24x24 of 32x32, which costs 0.56 of the arithmetic, as you have counted.
-# - `test_every`: the test images are only looked at after every so many epochs. Nothing is
-#   decided by them during a training.
+# - `test_every`: the test images are only looked at after every so many epochs. Nothing is decided
+#   by them during a training.
 #
-# One cycle (Smith and Topin 2018) goes up from a small rate to the largest, while the network is still
-# in rough shape, and then down to nearly nothing. Both ways run along half a cosine: from $a$ at
-# $t = 0$ to $b$ at $t = 1$ it is
+# One cycle (Smith and Topin 2018) goes up from a small rate to the largest, while the network is
+# still in rough shape, and then down to nearly nothing. Both ways run along half a cosine: from $a$
+# at $t = 0$ to $b$ at $t = 1$ it is
 #
 # $$b + (a - b)\,\frac{1 + \cos \pi t}{2}.$$
 #
@@ -396,8 +410,9 @@ for step in (4, 40):
 # %% [markdown]
 # ## Train it
 #
-# `Settings` says everything that decides a training; `begin` makes a folder for it and saves a checkpoint before the
-# first step; `train` goes to the end. On the command line this is `minires train`.
+# `Settings` says everything that decides a training; `begin` makes a folder for it and saves a
+# checkpoint before the first step; `train` goes to the end. On the command line this is
+# `minires train`.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -412,14 +427,14 @@ assert run.trainer.finished
 assert results.error < (0.6 if data.name == "shapes" else 0.88)  # guessing has 0.9
 
 # %% [markdown]
-# The folder has the figures of each epoch, a checkpoint to go on from, and a report for people to read, with its
-# pictures.
+# The folder has the figures of each epoch, a checkpoint to go on from, and a report for people to
+# read, with its pictures.
 #
 # ## Stop and go on
 #
-# A training of an hour gets interrupted: someone needs the machine, or the plug is pulled. To go on as
-# if nothing had happened, to the last bit, a checkpoint must hold **everything that the steps to come
-# depend on**. Here is a training in miniature. Look for what changes from step to step.
+# A training of an hour gets interrupted: someone needs the machine, or the plug is pulled. To go on
+# as if nothing had happened, to the last bit, a checkpoint must hold **everything that the steps to
+# come depend on**. Here is a training in miniature. Look for what changes from step to step.
 
 
 # %%
@@ -445,8 +460,9 @@ class Miniature:
 # %% [markdown]
 # ## Exercise 3: a checkpoint
 #
-# `checkpoint` returns a dict of what has to be kept. The training it was taken from may go on afterwards,
-# which must not change it. `go_on` makes a new `Miniature` that stands where the other one stood.
+# `checkpoint` returns a dict of what has to be kept. The training it was taken from may go on
+# afterwards, which must not change it. `go_on` makes a new `Miniature` that stands where the other
+# one stood.
 
 
 # %% tags=["exercise-3"]
@@ -493,11 +509,15 @@ expect(
         "the checkpoint holds the arrays and no copies, so that it changed with them": if_lost(
             steps=10, step=5
         ),
-        "nothing was kept: the training began anew": if_lost(steps=0),
-        "only the weights were kept": if_lost(velocity=np.zeros(3), step=0, mean=np.zeros(3)),
-        "only weights and running mean, the model, were kept": if_lost(
-            velocity=np.zeros(3), step=0
+        "the checkpoint holds w itself and no copy, so that it changed with it": if_lost(
+            w=never_stopped.w.copy()
         ),
+        "the checkpoint holds the velocity itself and no copy": if_lost(
+            velocity=never_stopped.velocity.copy()
+        ),
+        "nothing was kept: the training began anew": if_lost(steps=0),
+        "the model was kept, but neither velocity nor step": if_lost(velocity=np.zeros(3), step=0),
+        "the checkpoint is the training's own dict, which went on with it": if_lost(steps=10),
     },
     rtol=1e-12,
 )
@@ -530,13 +550,13 @@ expect(
 # </details>
 
 # %% [markdown]
-# Noise and rate need not be kept, since they are functions of seed and step. In `minires` the order of
-# the images is a function of (seed, epoch), their augmentation of (seed, epoch, number), the
+# Noise and rate need not be kept, since they are functions of seed and step. In `minires` the order
+# of the images is a function of (seed, epoch), their augmentation of (seed, epoch, number), the
 # learning rate of the step. What is left for the checkpoint: weights, running statistics, the
 # optimiser's memory, the step, the figures so far.
 #
-# Now for real, with a ResNet-8. The power fails in the middle of the second epoch, three steps after the
-# last checkpoint. They are lost, and done again.
+# Now for real, with a ResNet-8. The power fails in the middle of the second epoch, three steps
+# after the last checkpoint. They are lost, and done again.
 
 
 # %%
@@ -585,13 +605,14 @@ for column in ("loss", "accuracy", "test_loss", "test_accuracy", "lr"):
 print(f"{len(ends[0])} arrays of weights and running statistics agree to the bit")
 
 # %% [markdown]
-# A process that is killed while it writes a checkpoint does no harm: the file is written beside the old one
-# and takes its place when it is complete. `minires train --resume run` is the same on the command line.
+# A process that is killed while it writes a checkpoint does no harm: the file is written beside the
+# old one and takes its place when it is complete. `minires train --resume run` is the same on the
+# command line.
 #
 # ## What it gets wrong
 #
-# Back to the ResNet-20 of above. Rows of the confusion matrix are true classes, columns what the network
-# said.
+# Back to the ResNet-20 of above. Rows of the confusion matrix are true classes, columns what the
+# network said.
 
 # %%
 figure, ax = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
@@ -602,7 +623,8 @@ assert results.confusion.sum() == len(data.y_test)
 assert math.isclose(1 - np.trace(results.confusion) / len(data.y_test), results.error)
 
 # %% [markdown]
-# The mistakes of which it was surest say most: sometimes about the network, sometimes about the image.
+# The mistakes of which it was surest say most: sometimes about the network, sometimes about the
+# image.
 
 # %%
 figure, axes = plt.subplots(1, 6, figsize=(8, 2), layout="constrained")
@@ -616,10 +638,10 @@ figure.suptitle("The surest mistakes", fontsize=10)
 assert (results.probs[results.mistakes(6)].argmax(axis=1) != data.y_test[results.mistakes(6)]).all()
 
 # %% [markdown]
-# **Mirror images.** The network was trained on both versions of an image, and answers differently for
-# each. The mean of the two answers is a small committee: its squared error is never larger than the mean
-# squared error of its members, since a square is convex. The share of *mistakes* usually falls as well, though
-# nothing guarantees it.
+# **Mirror images.** The network was trained on both versions of an image, and answers differently
+# for each. The mean of the two answers is a small committee: its squared error is never larger than
+# the mean squared error of its members, since a square is convex. The share of *mistakes* usually
+# falls as well, though nothing guarantees it.
 
 # %%
 onehot = np.eye(10)[data.y_test]
@@ -634,9 +656,10 @@ assert committee <= np.mean(members)
 # ## How far to trust a test error
 #
 # The test images are a sample. Say that the network is wrong with probability $p$ on an image drawn
-# from all images of this kind. Each of $N$ test images then is a draw, 1 (wrong) with probability $p$, with the
-# variance $p(1-p)$. Variances of independent draws add up, so the *number* of mistakes has the variance
-# $N p (1-p)$; the *share* is that number over $N$, which divides the variance by $N^2$:
+# from all images of this kind. Each of $N$ test images then is a draw, 1 (wrong) with probability
+# $p$, with the variance $p(1-p)$. Variances of independent draws add up, so the *number* of
+# mistakes has the variance $N p (1-p)$; the *share* is that number over $N$, which divides the
+# variance by $N^2$:
 #
 # $$\text{standard error of the test error} = \sqrt{\frac{p\,(1-p)}{N}}.$$
 
@@ -708,13 +731,14 @@ print(f"with 10,000 images: {100 * math.sqrt(0.12 * 0.88 / 10_000):.2f} percent 
 
 # %% [markdown]
 # With 10,000 test images and an error near 12 %, the standard error is a third of a percent point.
-# "11.9 against 12.1" says nothing. It says nothing either about another seed: another start gives another
-# network, and the spread between seeds comes on top. To know it, train several.
+# "11.9 against 12.1" says nothing. It says nothing either about another seed: another start gives
+# another network, and the spread between seeds comes on top. To know it, train several.
 #
 # ## The record of a whole training
 #
 # What follows was not run here: it is the record of a training with all 50,000 images, kept in two
-# small files beside this notebook. `python tutorials/record.py RUN` makes them from the folder of a run.
+# small files beside this notebook. `python tutorials/record.py RUN` makes them from the folder of a
+# run.
 
 # %%
 facts = json.loads(Path("recorded/fast20.json").read_text(encoding="utf-8"))
@@ -739,14 +763,14 @@ assert history[-1].step == facts["steps"]
 assert error < 0.5
 
 # %% [markdown]
-# Look at the name of the images. "CIFAR-10, JPEG copy" is CIFAR-10 after strong JPEG compression, which
-# is harder than the official files (`docs/results.md`). Such a figure can stand beside others of minires,
-# and not beside those of papers. On the official images He et al. report 8.75 % for ResNet-20 (table 6),
-# after 64,000 steps. The time is by the clock on the wall; what else the machine did meanwhile is not in
-# the record.
+# Look at the name of the images. "CIFAR-10, JPEG copy" is CIFAR-10 after strong JPEG compression,
+# which is harder than the official files (`docs/results.md`). Such a figure can stand beside others
+# of minires, and not beside those of papers. On the official images He et al. report 8.75 % for
+# ResNet-20 (table 6), after 64,000 steps. The time is by the clock on the wall; what else the
+# machine did meanwhile is not in the record.
 #
-# The recipe is in the record, too. Did the training follow it? The history has the learning rate of the last step of
-# each epoch:
+# The recipe is in the record, too. Did the training follow it? The history has the learning rate of
+# the last step of each epoch:
 
 # %%
 recorded_recipe = runs.Recipe.from_dict(facts["recipe"])
@@ -788,36 +812,38 @@ assert tested[-1].test_accuracy == max(epoch.test_accuracy for epoch in tested)
 # %% [markdown]
 # How to read it:
 #
-# - The training loss is of augmented images and, where the recipe smooths labels, of smoothed labels,
-#   whose cross-entropy cannot fall to 0: even a perfect answer has the entropy of the target. The test loss is of plain
-#   images and plain labels. The two lines are not the same measure; the errors are closer to it.
-# - The error is smallest at the end, where the learning rate goes to zero. The steps before have found the
-#   region; the last ones stop jumping around in it. A test in the middle of a training
+# - The training loss is of augmented images and, where the recipe smooths labels, of smoothed
+#   labels, whose cross-entropy cannot fall to 0: even a perfect answer has the entropy of the
+#   target. The test loss is of plain images and plain labels. The two lines are not the same
+#   measure; the errors are closer to it.
+# - The error is smallest at the end, where the learning rate goes to zero. The steps before have
+#   found the region; the last ones stop jumping around in it. A test in the middle of a training
 #   says little about how it will end.
-# - If the error on the test images is well above that in training, the network has learned things about
-#   the training images that hold for them only. More augmentation and regularisation make the
-#   distance smaller. With much of both, or a short training, the error in training may even be the larger one, since
-#   augmented images are harder than plain ones.
+# - If the error on the test images is well above that in training, the network has learned things
+#   about the training images that hold for them only. More augmentation and regularisation make the
+#   distance smaller. With much of both, or a short training, the error in training may even be the
+#   larger one, since augmented images are harder than plain ones.
 #
 # ## What to remember
 #
-# - ResNet-20 has 269,722 parameters and takes 40.6 million multiply-adds an image. The second number goes
-#   with the area of the image.
-# - Make randomness a function of (seed, epoch, number of the image), and a training can be repeated, split and
-#   resumed to the bit.
-# - A checkpoint holds what the steps to come depend on: weights, running statistics, the optimiser's
-#   memory, the step. Copies, written beside the old file.
-# - An error on $N$ test images has the standard error $\sqrt{p(1-p)/N}$, and the seeds vary on top of it.
+# - ResNet-20 has 269,722 parameters and takes 40.6 million multiply-adds an image. The second
+#   number goes with the area of the image.
+# - Make randomness a function of (seed, epoch, number of the image), and a training can be
+#   repeated, split and resumed to the bit.
+# - A checkpoint holds what the steps to come depend on: weights, running statistics, the
+#   optimiser's memory, the step. Copies, written beside the old file.
+# - An error on $N$ test images has the standard error $\sqrt{p(1-p)/N}$, and the seeds vary on top
+#   of it.
 # - State a figure with its images, recipe, seed, machine, versions, date and command.
 #
 # ## Where to read on
 #
-# - He et al. (2015), "Deep residual learning for image recognition", arXiv:1512.03385, section 4.2 and
-#   table 6.
-# - Smith and Topin (2018), arXiv:1708.07120: one cycle. Jordan (2024), arXiv:2404.00498: alternating
-#   flips, and how to train on CIFAR-10 in seconds, on a GPU. DeVries and Taylor (2017),
+# - He et al. (2015), "Deep residual learning for image recognition", arXiv:1512.03385, section 4.2
+#   and table 6.
+# - Smith and Topin (2018), arXiv:1708.07120: one cycle. Jordan (2024), arXiv:2404.00498:
+#   alternating flips, and how to train on CIFAR-10 in seconds, on a GPU. DeVries and Taylor (2017),
 #   arXiv:1708.04552: cutout. Szegedy et al. (2016), arXiv:1512.00567, section 7: label smoothing.
-#   Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks". Tan and Le (2021),
-#   arXiv:2104.00298, section 4.2: growing images.
-# - In minires: `docs/training.md` and `docs/results.md`; `minires/runs/recipes.py`, `trainer.py` and
-#   `run.py`; `minires/data/augment.py`; `minires/checkpoint/`.
+#   Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks". Tan and Le
+#   (2021), arXiv:2104.00298, section 4.2: growing images.
+# - In minires: `docs/training.md` and `docs/results.md`; `minires/runs/recipes.py`, `trainer.py`
+#   and `run.py`; `minires/data/augment.py`; `minires/checkpoint/`.

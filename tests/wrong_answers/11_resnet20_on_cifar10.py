@@ -34,6 +34,7 @@ WRONG = [  # (exercise, line of the solution, line with a mistake, words of the 
     (3, 'training.mean = saved["mean"].copy()', "pass", "the running mean was not kept"),
     (3, 'Miniature(saved["seed"])', "Miniature(0)", "the seed was not kept"),
     (3, ".copy()", "", "the arrays and no copies"),
+    (3, '"velocity": training.velocity.copy()', '"velocity": training.velocity', "velocity itself"),
     (4, "!= labels", "== labels", "it is the accuracy"),
     (4, "wrong.mean()", "wrong.sum()", "it is the number of mistakes"),
     (4, "np.sqrt(p * (1 - p) / len(labels))", "p * (1 - p) / len(labels)", "the root is missing"),
