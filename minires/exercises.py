@@ -156,6 +156,7 @@ def find_fault(got, right, mistakes, sizes, rtol):
 
 def choice_fault(got, right, mistakes):
     """The fault of an answer to a question with words for answers."""
+    got = bool(got) if isinstance(got, np.bool_) else got
     if type(got) is type(right) and got == right:
         return None
     for said, value in mistakes.items():

@@ -443,3 +443,43 @@ def test_weights_of_a_layer_that_are_no_parameters_are_named(layer):
 def test_running_statistics_are_no_parameters(training):
     norm = BatchNorm2d(3, dtype=np.float64)
     assert list(check_gradients(norm, X, training=training).verdicts) == ["x", "gamma", "beta"]
+
+
+# ---- what the sample hides
+
+
+def test_half_of_dy_to_each_of_four_tied_maxima_fails_though_each_central_difference_is_a_half():
+    def give_half(dy, x):
+        return 0.5 * dy[:, None] * (x == x.max(axis=1, keepdims=True))
+
+    def give_to_the_first(dy, x):
+        return dy[:, None] * (np.arange(4) == x.argmax(axis=1)[:, None])
+
+    report = check_gradients((lambda x: x.max(axis=1), give_half), np.zeros((3, 4)))
+    assert report.verdicts == {"x": "fail"}
+    assert "wrong on the kink itself" in report["x"].note
+    assert check_gradients((lambda x: x.max(axis=1), give_to_the_first), np.zeros((3, 4))).ok
+
+
+@pytest.mark.parametrize("margin", [5, 10, 15, 17])
+def test_a_loss_that_has_nearly_vanished_is_judged_by_the_rounding_inside_it(margin):
+    targets = np.eye(3)[[0, 1, 2, 1]]
+    logits = np.random.default_rng(0).standard_normal((4, 3)) + margin * targets
+
+    def forward(z):
+        z = z - z.max(axis=1, keepdims=True)
+        log_probs = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        return -(targets * log_probs).sum() / 4, np.exp(log_probs)
+
+    def backward(dy, probs):
+        return dy * (probs - targets) / 4
+
+    assert check_gradients((forward, backward), logits).ok
+    off = check_gradients((forward, lambda dy, probs: 1.001 * backward(dy, probs)), logits)
+    assert off.verdicts == {"z": "fail"}
+
+
+def test_a_sum_that_is_zero_but_for_rounding_is_vacuous_and_not_taken_for_float32(rng):
+    x = rng.standard_normal((5, 3))
+    report = check_gradients((lambda x: (x - x.mean(axis=0)).sum(axis=0), lambda dy, x: 0 * x), x)
+    assert report.verdicts == {"x": "vacuous"}

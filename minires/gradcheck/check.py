@@ -173,10 +173,10 @@ def judge(subject, tolerance, options):
             for target, gradient in zip(subject.targets, claimed, strict=True)
         ]
         kinks = find_kinks(subject.targets, compared, tolerance)
+        if not moved and (kinks or any(c.folded for c in compared)):
+            refuse_wrong_ties(subject, claimed, dy, y, tolerance, options)
         if not kinks:
             break
-        if not moved:
-            refuse_wrong_ties(subject, claimed, dy, y, tolerance, options)
         for target, slopes in kinks:
             moved[target.name] = moved.get(target.name, 0) + len(slopes)
             move_away(target.array, slopes, rng)
@@ -216,9 +216,11 @@ def refuse_wrong_ties(subject, claimed, dy, y, tolerance, options):
         for name, v in common_shifts(target.array, options["rng"]):
             slope = probe.along(name, v)
             smooth = slope.kink <= 1e-3 * slope.difference
-            if smooth and slope.difference > max(tolerance, 1e-6) * size + slope.noise:
+            allowed = max(tolerance, 1e-6) * size + slope.noise
+            if smooth and slope.difference > allowed + probe.roughness(slope) / options["h"]:
                 note = "wrong on the kink itself, in a direction in which there is none"
-                values = slope.analytic, slope.numeric, slope.difference / size
+                error = slope.difference / size if size else np.inf
+                values = slope.analytic, slope.numeric, error
                 row = GradientRow(target.name, "fail", "common shifts", *values, name, note)
                 raise RefusedError(row)
 

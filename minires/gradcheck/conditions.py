@@ -207,12 +207,16 @@ def well_formed(target, gradient):
 
 
 def only_float32(a, before):
-    """Whether all numbers of `a` that differ from `before` are float32, but not all are whole."""
+    """Whether all numbers of `a` that differ from `before` are float32, and do not just look so.
+
+    Whole numbers do, and those of few digits, such as 1/2 and what rounding leaves of 1 - 1.
+    """
     if not is_float(a) or a.shape != before.shape:
         return False
     a = a[a != before]
     with np.errstate(over="ignore"):
-        return a.size > 0 and same(a, a.astype(np.float32).astype(float)) and (a % 1 != 0).any()
+        float32 = a.size > 0 and same(a, a.astype(np.float32).astype(float))
+        return float32 and ((a % 1 != 0) & (np.frexp(a)[0] * 2**12 % 1 != 0)).any()
 
 
 def close(a, b):

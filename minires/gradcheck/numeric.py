@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 EPS = np.finfo(np.float64).eps
+STEPS = 1 / 16, 1 / 4, 1, 16, 256, 4096  # in units of h, where a slope is measured again
+TINY = 1 / 1024, 1 / 700, 1 / 512  # the like, where a smooth function is straight
+FOLD = 1e-2  # slopes ahead and behind that differ by more, of the largest, may mean a kink
 NOISE = 30  # rounding errors that a forward pass may add up, in units of EPS
 
 
@@ -41,6 +44,7 @@ class Comparison:
 
     how: str
     groups: list  # of lists of Slope
+    folded: bool  # whether some slope stands on a kink, be it that the claim agrees with the mean
 
 
 def size_of(slopes):
@@ -66,7 +70,9 @@ def compare(subject, target, gradient, dy, y, *, tolerance, h, max_entries, dire
         ]
         groups = [along, [probe.entry(i) for i in some]]
         how = f"{directions} directions, {len(some)} entries"
-    return Comparison(how, [probe.measure_again(slopes, tolerance) for slopes in groups])
+    folded = any(s.kink > FOLD * size_of(slopes) + s.noise for slopes in groups for s in slopes)
+    again = [probe.measure_again(slopes, tolerance) for slopes in groups]
+    return Comparison(how, again, folded)
 
 
 def random_direction(array, rng):
@@ -136,7 +142,7 @@ class Probe:
     def measure_again(self, slopes, tolerance):
         """Replace the slopes that disagree or are noisy, where other steps give better ones."""
         size = size_of(slopes)
-        if size <= 1e-6 * np.abs(self.dy).max():  # a gradient of 0 but for rounding
+        if size <= 1e-6 * np.abs(self.dy).max() and self.only_rounding(slopes, size):
             return slopes
         return [
             self.better(s, size, tolerance)
@@ -154,12 +160,20 @@ class Probe:
         stands near a kink if a smaller step does not make ahead and behind differ less: where y is
         smooth, their difference falls with h.
         """
-        ladder = [self.tried(slope, self.h * k) for k in (1 / 16, 1 / 4, 1, 16, 256, 4096)]
+        ladder = [self.tried(slope, self.h * k) for k in STEPS]
+        jumps = [abs(b.numeric - a.numeric) for a, b in itertools.pairwise(ladder)]
+        curved = jumps[0] <= jumps[1] / 4  # they fall with h^2, which rounding does not
+        rough = self.roughness(slope)
+        if not curved:
+            rough = max(rough, 3 * (jumps[0] + jumps[1]) * self.h * STEPS[0])
+        for candidate, k in zip(ladder, STEPS, strict=True):
+            candidate.noise = max(candidate.noise, rough / (self.h * k))
         first, second = ladder[:2]
         limit = (16 * first.numeric - second.numeric) / 15
         fine = Slope(slope.where, slope.analytic, limit, first.kink, 1.2 * first.noise)
-        off = [abs(limit - first.numeric) / 4, abs(second.numeric - first.numeric) / 15]
-        off += [abs(b.numeric - a.numeric) for a, b in itertools.pairwise(ladder)]
+        off = [abs(limit - first.numeric), jumps[0], *jumps]
+        if curved:
+            off[:2] = off[0] / 4, off[1] / 15
         for candidate, unsure in zip([fine, *ladder], off, strict=True):
             candidate.noise = candidate.noise + unsure if np.isfinite(unsure) else np.inf
         best = min([fine, *ladder], key=lambda s: s.noise)
@@ -171,6 +185,26 @@ class Probe:
         )
         best.is_kink = wrong and any(stays)
         return best
+
+    def only_rounding(self, slopes, size):
+        """Whether slopes this small are rounding; if so, they are told how much noise they have."""
+        largest = max(slopes, key=lambda s: max(abs(s.analytic), abs(np.nan_to_num(s.numeric))))
+        noise = max(largest.noise, self.roughness(largest) / self.h)
+        if size <= noise:
+            for s in slopes:
+                s.noise = max(s.noise, noise)
+        return size <= noise
+
+    def roughness(self, slope):
+        """How much <y, dy> is off by rounding inside the forward pass, which y does not show.
+
+        A loss of 1e-6 may come from numbers near 10 that nearly cancel. Over steps this small a
+        smooth y is a straight line: what is bent, or has another slope at each, is rounding.
+        """
+        tries = [(self.tried(slope, self.h * k), self.h * k) for k in TINY]
+        bent = [s.kink * h for s, h in tries]
+        slopes = [s.numeric for s, _ in tries]
+        return 3 * max(*bent, 2 * tries[0][1] * (max(slopes) - min(slopes)))
 
     def tried(self, slope, h):
         """The slope with another step, which may lead out of where the function is defined."""
