@@ -859,3 +859,19 @@ def test_every_loader_has_mirrors_and_importing_minires_loads_no_helper():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pooch", "PIL", "requests"} & set(run.stdout.split())
     assert set(downloads.MIRRORS) == set(FILE_LOADERS)
+
+
+def test_looking_for_files_warns_of_nothing_where_ipywidgets_is_missing(tmp_path):
+    code = "from minires.data import load_cifar10\ntry: load_cifar10()\nexcept OSError: pass"
+    # what a notebook's kernel looks like to tqdm
+    fake = "import sys, types; sys.modules['IPython'] = types.SimpleNamespace(" + (
+        "get_ipython=lambda: types.SimpleNamespace(config={'IPKernelApp': 1}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", fake + code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"MINIRES_DATA": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert done.stderr == ""

@@ -3,6 +3,8 @@
 import logging
 from contextlib import contextmanager
 
+from minires.data.files import load_pooch
+
 # folders that hold the files under their official names, the publisher's own first
 MIRRORS = {
     "mnist": (
@@ -50,8 +52,7 @@ def download(owner, name, file, folder):
     OSError
         If no mirror gave the file; the message says what each of them did.
     """
-    import pooch
-
+    pooch = load_pooch()
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
     for mirror in MIRRORS[name] * ROUNDS:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import warnings
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,16 +34,22 @@ def search_folders(owner, root):
     ValueError
         If `root` is a file.
     """
-    import pooch
-
     if root is not None and not isinstance(root, str | os.PathLike):
         raise TypeError(f"{owner} expects root to be the path of a folder, got {root!r}")
     if root is not None and Path(root).is_file():
         raise ValueError(
             f"{owner} expects root to be a folder, got the file {root}: name its folder"
         )
-    chosen = root, os.environ.get("MINIRES_DATA"), pooch.os_cache("minires")
+    chosen = root, os.environ.get("MINIRES_DATA"), load_pooch().os_cache("minires")
     return [Path(folder).expanduser() for folder in chosen if folder]
+
+
+def load_pooch():
+    """pooch, imported where it is needed, without its tqdm's advice to install ipywidgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pooch
+    return pooch
 
 
 def missing(owner, wanted, folders):
