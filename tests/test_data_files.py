@@ -864,8 +864,11 @@ def test_every_loader_has_mirrors_and_importing_minires_loads_no_helper():
 def test_looking_for_files_warns_of_nothing_where_ipywidgets_is_missing(tmp_path):
     code = "from minires.data import load_cifar10\ntry: load_cifar10()\nexcept OSError: pass"
     # what a notebook's kernel looks like to tqdm
-    fake = "import sys, types; sys.modules['IPython'] = types.SimpleNamespace(" + (
-        "get_ipython=lambda: types.SimpleNamespace(config={'IPKernelApp': 1}))\n"
+    fake = (
+        "import sys, types\n"
+        "sys.modules['ipykernel.zmqshell'] = types.ModuleType('zmqshell')\n"
+        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: None)\n"
+        "sys.modules['ipywidgets'] = None\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", fake + code],
