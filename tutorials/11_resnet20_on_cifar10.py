@@ -19,7 +19,6 @@ import csv
 import json
 import math
 import tempfile
-import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -37,14 +36,10 @@ from minires.state import model_state
 one_thread = threadpool_limits(1)  # so that a training gives the same bits each time
 mr.set_num_threads(1)
 
-with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore"
-    )  # of a progress bar that finds no widgets; there is none to draw
-    try:
-        whole = mr.data.load_cifar10()
-    except FileNotFoundError:
-        whole = mr.data.load_shapes(640, 500)
+try:
+    whole = mr.data.load_cifar10()
+except FileNotFoundError:
+    whole = mr.data.load_shapes(640, 500)
 data = replace(
     whole,
     x_train=whole.x_train[:640],
