@@ -32,7 +32,6 @@ extensions = [
 ]
 exclude_patterns = ["_*"]
 nitpicky = True
-keep_warnings = False
 smartquotes = False  # "same" is a value
 highlight_language = "none"  # a block without a language is text
 

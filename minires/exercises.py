@@ -85,15 +85,19 @@ def expect_gradients(name, layer, x, hint="", **options):
     ExerciseError
         With the first lines of the checker's report.
     """
-    if unsolved(layer):
-        refuse(name, f"Got {layer!r}: write the answer where the dots are.")
+    for half in layer if isinstance(layer, tuple) else (layer,):
+        if unsolved(half):
+            refuse(name, f"Got {half!r}: write the answer where the dots are.")
     try:
         report = check_gradients(layer, x, **options)
         fault = f"The backward pass differs from finite differences. {hint}\n{report}"
     except Exception as error:
         report, fault = None, f"The check ended with {type(error).__name__}: {error}. {hint}"
     if "NoneType" in fault:
-        refuse(name, f"Got None: write what the functions return where the dots are. {hint}")
+        what = (
+            "write what the functions return, and what the backward pass reads, where the dots are"
+        )
+        refuse(name, f"Got None: {what}. {hint}")
     if not (report and report.ok):
         refuse(name, fault)
     print(f"{name}: right.")
@@ -139,6 +143,8 @@ def find_fault(got, right, mistakes, sizes, rtol):
     """What is wrong with an answer, in a sentence; None if nothing is."""
     if isinstance(right, str | bool):
         return choice_fault(got, right, mistakes)
+    if isinstance(got, str):
+        return f"Expected numbers, got {describe(got)}."
     try:
         got, right = np.asarray(got, float), np.asarray(right, float)
     except (TypeError, ValueError):
@@ -160,7 +166,7 @@ def choice_fault(got, right, mistakes):
     if type(got) is type(right) and got == right:
         return None
     for said, value in mistakes.items():
-        if got == value:
+        if type(got) is type(value) and got == value:
             return f"It looks as if {said}."
     return f"{got!r} is not the answer."
 
@@ -182,13 +188,13 @@ def number_fault(got, right, sizes, rtol):
     if not got.any():
         return "Every number is zero."
     if close(-got, right, rtol):
-        return f"The sign is the wrong way round: {pair(got, right)}."
+        return f"The sign is the wrong way round: {pair(got, right, rtol)}."
     if got.ndim == 2 and got.shape[0] == got.shape[1] and close(got.T, right, rtol):
         return "The numbers are right, transposed."
     factor = factor_between(got, right, rtol)
     if factor is not None:
         return f"It is {factor:.6g} times what it should be{named(factor, sizes)}."
-    return f"{pair(got, right)}."
+    return f"{pair(got, right, rtol)}."
 
 
 def close(a, b, rtol):
@@ -214,13 +220,13 @@ def named(factor, sizes):
     return ""
 
 
-def pair(got, right):
+def pair(got, right, rtol):
     """The place where two arrays differ most, and both numbers there."""
     if got.ndim == 0:
         return f"expected {right:.6g}, got {got:.6g}"
     away = np.abs(got - right)
     at = tuple(int(i) for i in np.unravel_index(np.argmax(away), away.shape))
-    many = np.count_nonzero(away > RTOL * np.abs(right).max(initial=1e-300))
+    many = np.count_nonzero(away > rtol * np.abs(right).max(initial=1e-300))
     return (
         f"{many} of {got.size} numbers differ, most at {list(at)}: "
         f"expected {right[at]:.6g}, got {got[at]:.6g}"

@@ -6,7 +6,6 @@ import doctest
 import importlib
 import importlib.util
 import io
-import json
 import pkgutil
 import re
 import shlex
@@ -383,18 +382,24 @@ def test_docstrings_become_restructuredtext():
     ]
 
 
-def test_links_of_a_notebook_lead_to_the_same_files_from_its_copy(tmp_path):
+def test_the_site_shows_the_notebooks_that_there_are_and_no_other(tmp_path):
     copied = extension("copied_notebooks")
-    source, docs = tmp_path / "tutorials", tmp_path / "docs"
+    source, shown = tmp_path / "tutorials", tmp_path / "docs" / "tutorials"
     source.mkdir()
-    docs.mkdir()
-    text = "[a](../docs/flow.md), [b](../minires/core.py), [c](02_x.ipynb)"
-    cells = [{"cell_type": "markdown", "source": text}, {"cell_type": "code", "source": [text]}]
-    (source / "01_x.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
-    (docs / "tutorials").mkdir()
-    (docs / "tutorials" / "00_gone.ipynb").write_text("{}", encoding="utf-8")
-    copied.copy(source, docs)
-    assert [path.name for path in (docs / "tutorials").iterdir()] == ["01_x.ipynb"]
-    markdown, code = json.loads((docs / "tutorials" / "01_x.ipynb").read_text("utf-8"))["cells"]
-    assert markdown["source"] == ["[a](../flow.md), [b](../../minires/core.py), [c](02_x.ipynb)"]
-    assert code["source"] == [text]
+    shown.mkdir(parents=True)
+    (source / "01_x.ipynb").write_text("new", encoding="utf-8")
+    (shown / "01_x.ipynb").write_text("old", encoding="utf-8")
+    (shown / "00_gone.ipynb").write_text("{}", encoding="utf-8")
+    copied.copy(source, tmp_path / "docs")
+    assert [path.name for path in shown.iterdir()] == ["01_x.ipynb"]
+    assert (shown / "01_x.ipynb").read_text("utf-8") == "new"
+
+
+def test_the_commands_of_contributing_are_those_of_the_gate_or_name_what_exists():
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for block in blocks(OUTER["CONTRIBUTING.md"]):
+        for words in commands(block.text) if block.kind == "sh" else []:
+            named = words[0] == "python" and (ROOT / words[1]).exists()
+            assert named or words[0] in gate, shlex.join(words)
+            for extras in re.findall(r"\[(.*)\]", shlex.join(words)):
+                assert set(extras.split(",")) <= {"test", "lint", "docs", "notebooks"}

@@ -100,3 +100,17 @@ def test_gradients_are_checked_by_differences(capsys):
 def test_ipython_shows_the_message_alone():
     error = ExerciseError("f: not yet.")
     assert error._render_traceback_(ExerciseError, error, None) == ["f: not yet."]
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_one_unwritten_half_of_a_pair_is_told(half):
+    pair = [np.sin, lambda dy, x: dy * np.cos(x)]
+    pair[half] = ...
+    with pytest.raises(ExerciseError, match=r"Got Ellipsis: write the answer where the dots are\."):
+        expect_gradients("sin", tuple(pair), np.ones(3))
+
+
+def test_odd_answers_get_a_message_too():
+    assert "Expected numbers, got str." in told("2.0", 2.0)
+    assert "is not the answer" in told(np.array([1, 2]), True, mistakes={"it is false": False})
+    assert "1 of 3 numbers differ" in told([1, 2.001, 4], np.array([1.0, 2, 3]), rtol=1e-2)

@@ -722,10 +722,10 @@ print(f"deviation of the test error {drawn.std():.4f}, predicted {predicted:.4f}
 print(f"within two standard errors: {(abs(drawn - 0.12) < 2 * predicted).mean():.1%}")
 assert abs(drawn.std() / predicted - 1) < 0.03
 assert (abs(drawn - 0.12) < 2 * predicted).mean() > 0.93
-print(f"with 10,000 images: {100 * math.sqrt(0.12 * 0.88 / 10_000):.2f} percent points")
+print(f"with 10,000 images: {100 * math.sqrt(0.12 * 0.88 / 10_000):.2f} percentage points")
 
 # %% [markdown]
-# With 10,000 test images and an error near 12 %, the standard error is a third of a percent point.
+# With 10,000 test images and an error near 12 %, the standard error is a third of a percentage point.
 # "11.9 against 12.1" says nothing. It says nothing either about another seed: another start gives
 # another network, and the spread between seeds comes on top. To know it, train several.
 #

@@ -44,14 +44,14 @@ def notebook_of(source):
     return notebook
 
 
-def run(notebook, folder):
-    """Run a notebook in place, with `folder` as the working directory."""
+def run(notebook):
+    """Run a notebook in place, in the folder of this file."""
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
         record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(FOLDER)}},
     )
     client.execute()
 
@@ -61,7 +61,7 @@ def main(numbers):
     for source in sources(*numbers):
         notebook = notebook_of(source)
         begin = time.perf_counter()
-        run(notebook, FOLDER)
+        run(notebook)
         notebook.metadata["language_info"] = {"name": "python"}
         nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(f"{source.stem}: {time.perf_counter() - begin:.0f} s")

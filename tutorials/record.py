@@ -34,7 +34,7 @@ def record(run, recorded=RECORDED):
     Raises
     ------
     ValueError
-        If the run is not finished.
+        If the run is not finished, or was made on somebody's own pictures.
     """
     run, recorded = Path(run), Path(recorded)
     if not (run / "results.json").is_file():
@@ -45,6 +45,10 @@ def record(run, recorded=RECORDED):
         raise ValueError(
             f"expected a finished run, got {run} after step {progress['step']} of "
             f"{progress['total']}"
+        )
+    if Path(results["settings"]["data"]).is_absolute():
+        raise ValueError(
+            f"expected a run on a data set with a name, got {results['settings']['data']}"
         )
     name = results["settings"]["recipe"]["name"].partition(",")[0]
     made = date.fromtimestamp((run / "checkpoint.npz").stat().st_mtime)

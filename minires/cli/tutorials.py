@@ -2,6 +2,7 @@
 
 import filecmp
 import importlib.util
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -58,9 +59,9 @@ def find():
 
 def how_to_open(folder):
     """The command that opens the notebooks, after the one that installs what opens them."""
-    open_them = f"jupyter lab {folder}"
+    open_them = f"jupyter lab {shlex.quote(str(folder))}"
     if importlib.util.find_spec("jupyterlab"):
         return f"open them with: {open_them}"
     return (
-        f"open them with: {Path(sys.executable).name} -m pip install jupyterlab, then {open_them}"
+        f"open them with: {shlex.quote(sys.executable)} -m pip install jupyterlab, then {open_them}"
     )
