@@ -121,6 +121,8 @@ def members(name, got, parts):
     if None in parts:
         return {None: got}
     wanted = ", ".join(parts)
+    if isinstance(got, np.ndarray) and got.ndim == 1:
+        got = tuple(got)
     if not isinstance(got, tuple | list) or len(got) != len(parts):
         count = f"{len(got)} values" if isinstance(got, tuple | list) else describe(got)
         refuse(name, f"Expected {len(parts)} values, ({wanted}), got {count}.")

@@ -28,6 +28,7 @@ def told(got, expected=RIGHT, **options):
         (True, True),
         (np.zeros(3), np.zeros(3)),
         ((RIGHT, 2.0), {"dx": RIGHT, "loss": 2.0}),
+        (np.array([1.0, 2.0]), {"first": 1.0, "second": 2.0}),
     ],
 )
 def test_a_right_answer_passes_and_is_said_to_be_right(got, expected, capsys):

@@ -777,9 +777,9 @@ def agrees(analytic, numeric, tolerance=1e-7):
 
 
 # %% tags=["check-4"]
-def asked(analytic, numeric):
+def asked(analytic, numeric, **options):
     """The answer as a bool, if it is one."""
-    answer = agrees(analytic.copy(), numeric.copy())
+    answer = agrees(analytic.copy(), numeric.copy(), **options)
     return bool(answer) if isinstance(answer, np.bool_) else answer
 
 
@@ -836,6 +836,20 @@ with np.errstate(all="ignore"):
         asked(np.ones((3, 1)), np.ones(3)),
         False,
         mistakes={"shapes are not compared, so NumPy broadcasts (3, 1) and (3,)": True},
+    )
+    nearly = g.copy()
+    nearly[0, 0] += 1e-6  # 3.3e-7 of the largest entry
+    expect(
+        "agrees, where one entry of six is off by three times the limit",
+        asked(nearly, g),
+        False,
+        mistakes={"the mean is compared, or the limit is not 1e-7; take the largest": True},
+    )
+    expect(
+        "agrees, of the same with tolerance=1e-6",
+        asked(nearly, g, tolerance=1e-6),
+        True,
+        mistakes={"tolerance is not used": False},
     )
     expect(
         "agrees, of zeros and zeros",

@@ -247,6 +247,7 @@ expect(
         ),
     },
 )
+expect("convolve at stride 1", convolve(xbar.copy(), w.copy(), 1), by_loops(xbar, w, 1))
 
 # %% [markdown] tags=["solution-2"]
 # <details><summary>Solution of exercise 2</summary>

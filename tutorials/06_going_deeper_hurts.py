@@ -106,7 +106,12 @@ expect(
         "the weights are turned round and the masks are not": found["mixed"],
     },
 )
-expect("chain_backward leaves dy as it was", bool((dy == kept).all()), True)
+expect(
+    "chain_backward leaves dy as it was",
+    bool((dy == kept).all()),
+    True,
+    mistakes={"dy was written to (dy *= m does): make a new array": False},
+)
 
 # %% [markdown] tags=["solution-1"]
 # <details><summary>Solution of exercise 1</summary>

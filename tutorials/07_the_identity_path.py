@@ -139,6 +139,13 @@ expect_gradients(
     hint="The branch has to see the dy that the block has got.",
     tolerance=1e-6,
 )
+expect_gradients(
+    "a block whose branch ends in a ReLU",
+    Mine(mr.Sequential(mr.Dense(4, 4, rng=rng, dtype=np.float64), mr.ReLU())),
+    x,
+    hint="A ReLU keeps what it returned: y += x writes to it. Make a new array.",
+    tolerance=1e-6,
+)
 
 # %% [markdown] tags=["solution-1"]
 # <details><summary>Solution of exercise 1</summary>

@@ -634,7 +634,8 @@ assert ax.lines
 # %% [markdown]
 # $2^{-L}$ against $(3/4)^L$ are the results of Balduzzi et al. for networks without batch norm.
 # With batch norm in the branch the residual net does better by far. The signal grows by one unit of
-# variance with every block, so in front of branch $l$ batch norm divides by $\sqrt l$. Leave its
+# variance with every block, so in front of branch $l$ batch norm divides by about $\sqrt l$ (a little
+# less: of each unit only $1 - 1/\pi$ is variance over the batch, notebook 7). Leave its
 # two subtracted paths aside (notebook 4): then the scale of the branch is in effect $s^2 = 1/l$,
 # and the block keeps $(1 + \tfrac1{2l})/(1 + \tfrac1l)$. The later a block, the closer to 1.
 
@@ -696,14 +697,15 @@ accuracy = {
 for name, values in accuracy.items():
     print(f"{name}: {values[0]:.2f} whole, {np.median(values[1:]):.2f} without one block (median)")
 assert accuracy["residual-32"][0] > 0.9
-assert accuracy["plain-32"][0] > 0.5
+assert accuracy["plain-32"][0] > 0.3
 assert np.median(accuracy["residual-32"][1:]) > accuracy["residual-32"][0] - 0.1
-assert np.median(accuracy["plain-32"][1:]) < 0.3  # guessing has 0.1
+assert np.median(accuracy["plain-32"][1:]) < accuracy["plain-32"][0] - 0.1  # guessing has 0.1
+assert accuracy["residual-32"][1] < np.median(accuracy["residual-32"][1:]) - 0.1
 
 # %% [markdown]
-# Look at the exceptions as well: the first two blocks matter in the residual network too. They are
-# not like the others: early in the network the branch changes the signal by much, where later ones
-# add a little to what is there already.
+# Look at the exceptions as well: the first two blocks matter in the residual network too, and, less,
+# blocks 6 and 11, which begin a stage. Early in the network the branch changes the signal by much, where
+# later ones add a little to what is there already.
 #
 # Several blocks at once, drawn at random ten times; and random pairs of blocks of the same shape in
 # each other's place:

@@ -38,7 +38,7 @@ def descend(make, gradient, start, steps):
 #
 # ## The bowl
 #
-# Close to a minimum every smooth loss looks like a bowl. Along suitable axes (the eigenvectors of the
+# Close to a minimum a smooth loss looks like a bowl, unless its second derivatives vanish there. Along suitable axes (the eigenvectors of the
 # matrix of second derivatives) it is
 #
 # $$L(w) = \tfrac12 \sum_i \lambda_i w_i^2, \qquad g_i = \lambda_i w_i,$$
@@ -991,7 +991,7 @@ panels[1].legend(fontsize=8)
 # it belongs to; a ratio does.
 #
 # And the guide? These trainings have 25 steps. With a ratio of $10^{-3}$ the weights can move by 2.5
-# percent of their size in all, and at that ratio the loss stays above 1. The best ones took one to five
+# percent of their size in all, and at that ratio the loss stays above 1. The best ones took two to five
 # percent. A training of ten thousand steps can afford smaller steps, and has to end with still smaller
 # ones, as the one above did. So take $10^{-3}$ for what it is, the order of magnitude of long trainings:
 # with $10^{-6}$ throughout nothing will move, and with $10^{-1}$ the weights are replaced every ten

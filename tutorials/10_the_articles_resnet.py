@@ -652,8 +652,8 @@ for ax, i in zip(axes, (0, 1), strict=True):
 # training loss is higher than at 2, although the deeper network could do all that the shallow one does.
 # This is the *degradation* of He et al. (2015): they saw it between 20 and 56 layers on CIFAR-10 (their
 # figure 1), and with shortcuts the test error fell from 8.75 % at 20 layers to 6.43 % at 110 (their table
-# 6), and rose again to 7.93 % at 1202. In test accuracy the residual network has little left to
-# gain here behind 6 blocks: most digits are read already.
+# 6), and rose again to 7.93 % at 1202. In test accuracy the residual network gains as well; with
+# two seeds, how much at which depth is not to be read off.
 
 # %%
 assert depth["residual, 18 blocks"] < depth["residual, 6 blocks"] / 2
@@ -662,6 +662,7 @@ assert depth["plain, 18 blocks"] > 1.2 * depth["plain, 2 blocks"]
 assert depth["plain, 18 blocks"] > 1.2 * depth["plain, 6 blocks"]
 tested = {key: np.mean([run[1] for run in found]) for key, found in runs.items()}
 assert tested["residual", 18] > 0.85
+assert tested["residual", 18] > tested["residual", 2]
 assert tested["residual", 6] > 0.8
 assert tested["plain", 18] < 0.6
 
@@ -679,7 +680,7 @@ suspects = show(
         "plain, 18 blocks, rate 3e-3": [train("plain", 18, 0, lr=3e-3, eps=1e-7)],
     },
 )
-assert suspects["no ReLU there, 18 blocks"] > 1.2 * suspects["no ReLU there, 6 blocks"]
+assert suspects["no ReLU there, 18 blocks"] > suspects["no ReLU there, 6 blocks"]
 for name in ("no ReLU there, 18 blocks", "plain, 18 blocks, rate 3e-3"):
     assert suspects[name] > 4 * depth["residual, 18 blocks"]
 for blocks in (6, 18):
@@ -787,8 +788,8 @@ expect("block_backward leaves dy", bool((dy == kept_dy).all()), True, mistakes={
 class Mended(mr.Layer):
     """A layer of the two functions."""
 
-    def __init__(self):
-        self.branch = small_branch()
+    def __init__(self, branch):
+        self.branch = branch
 
     def _forward(self, x, training):
         return block_forward(x, self.branch), ()
@@ -797,7 +798,13 @@ class Mended(mr.Layer):
         return block_backward(dy, self.branch)
 
 
-expect_gradients("the mended block", Mended(), kept_x)
+expect_gradients("the mended block", Mended(small_branch()), kept_x)
+expect_gradients(
+    "the mended block around a ReLU",
+    Mended(mr.Sequential(small_branch(), mr.ReLU())),
+    kept_x,
+    hint="A ReLU keeps what it returned: y += x writes to it. Make a new array.",
+)
 
 # %% [markdown] tags=["solution-3"]
 # <details><summary>Solution of exercise 3</summary>
@@ -860,7 +867,7 @@ axes.grid(which="both", alpha=0.3)
 
 # %% tags=["exercise-4"]
 # three letters: residual with batch norm, plain without a norm, plain with batch norm
-letters = ...  # such as ("A", "B", "C")
+letters = ...  # such as ("C", "A", "B")
 factor = ...
 
 # %% tags=["check-4"]
@@ -1076,14 +1083,14 @@ after = show(
 )
 assert after["none, as in the program"] < 0.2
 assert after["one, as in He et al. (2015)"] < 0.8
-assert after["none, as in the program"] < after["one, as in He et al. (2015)"]
+assert after["none, as in the program"] < 1.5 * after["one, as in He et al. (2015)"]
 assert 0.5 < back["residual with ReLU after the sum"] / back["residual"] < 2
 
 # %% [markdown]
 # Both train well, and at the start both gradients are equally level, within a factor of 2. Without the
-# ReLU the loss falls faster in this short training. For the end of a long one He et al. (2016), table
-# 2, report 6.61 % error on CIFAR-10 with the ReLU after the sum and 6.37 % with it moved in front of
-# the convolutions, at 110 layers: a small difference. **Leaving it out does no harm here.**
+# ReLU the loss fell faster in the run that is stored here. For the end of a long one He et al. (2016), table
+# 2, report 6.61 % error on CIFAR-10 with the ReLU after the sum, 6.71 % with it alone moved in front of
+# the convolutions, and 6.37 % with batch norm moved there too, at 110 layers: small differences. **Leaving it out does no harm here.**
 #
 # ## Adam or SGD?
 #
@@ -1131,9 +1138,9 @@ for claim, verdict, before, then in lines:
 
 # %% [markdown]
 # What these experiments cannot say: the digits are easy, the networks narrow, the training is three
-# passes long, and there are two seeds. The differences that are asserted are far larger than those
-# between the seeds; smaller ones, such as whether the ReLU matters in the end, need the long trainings
-# of the papers.
+# passes long, and there are two seeds. Most of the differences that are asserted are far larger than
+# those between the seeds; that of the ReLU is not, and whether it matters in the end needs the long
+# trainings of the papers.
 #
 # ## What to remember
 #

@@ -3,8 +3,8 @@
 #
 # **What you will be able to do.** Build ResNet-20 and say what it costs; prepare images so that a
 # training can be repeated to the bit; read a recipe; stop a training, even by pulling the plug, and
-# go on as if nothing had happened; say how far to trust a test error; read the record of a training
-# that took an hour.
+# go on as if nothing had happened; say how far to trust a test error; read the record of a whole
+# training.
 #
 # **What you need.** Notebooks 1 to 9. Notebook 7 has the residual block, notebook 9 the optimisers.
 #
@@ -513,6 +513,19 @@ expect(
         "nothing was kept: the training began anew": if_lost(steps=0),
         "the model was kept, but neither velocity nor step": if_lost(velocity=np.zeros(3), step=0),
         "the checkpoint is the training's own dict, which went on with it": if_lost(steps=10),
+    },
+    rtol=1e-12,
+)
+second_start = go_on(saved)
+second_start.train(5)
+expect(
+    "go_on, a second time from the same checkpoint",
+    (second_start.w, second_start.mean),
+    {"w": never_stopped.w, "mean": never_stopped.mean},
+    mistakes={
+        "go_on uses the saved arrays themselves, and training changed them: copy": if_lost(
+            steps=10, step=5
+        )
     },
     rtol=1e-12,
 )

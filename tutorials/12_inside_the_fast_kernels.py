@@ -158,6 +158,7 @@ for B in (1, 8, 64):
 # ## Exercise 1: a product in blocks
 #
 # The sizes need not be multiples of $B$: the last blocks of a row may be smaller.
+# Multiply blocks with `@`: the check watches how large they are.
 
 
 # %% tags=["exercise-1"]
@@ -843,7 +844,7 @@ def roof(intensity, peak, bandwidth):
 
 # %% tags=["check-4"]
 PEAK, BANDWIDTH = 100e9, 20e9
-for intensity in (0.5, 40.0):
+for intensity in (0.5, 4.0, 6.0, 40.0):
     by_memory = intensity * BANDWIDTH
     low = by_memory < PEAK
     expect(
@@ -999,7 +1000,8 @@ plt.show()
 # %% [markdown]
 # How to read it:
 #
-# - **Under the slope** memory is the limit. Batch norm and ReLU stand there. At the roof no kernel makes them
+# - **Under the slope** memory is the limit. Batch norm and ReLU stand there. (The roof is measured too: a ceiling
+#   taken in a busy moment is too low, and a point may then lie above it.) At the roof no kernel makes them
 #   faster; only moving fewer bytes does.
 # - **Under the flat roof** it is arithmetic. All four versions of a convolution stand above one another: the
 #   same convolution, the same bytes that must be moved. What keeps the loops low is not the machine.
@@ -1101,7 +1103,7 @@ else:
 #
 # The reference is NumPy that is written to be read, and ten times slower than the kernels. The last row shows
 # where kernels alone are no use: at batch 1 a layer has so little to do that calling it is the larger part.
-# There PyTorch was faster, until `fuse` left fewer calls.
+# There compiled PyTorch was faster, until `fuse` left fewer calls.
 #
 # ## What to remember
 #
