@@ -53,4 +53,11 @@ WRONG = [  # (exercise, line of the solution, line with a mistake, words of the 
         "np.all(np.abs(analytic - numeric) <= tolerance * np.abs(numeric))",
         "each entry is compared with itself",
     ),
+    (
+        4,
+        "np.abs(analytic - numeric).max() <= tolerance",
+        "np.abs(analytic - numeric).mean() <= tolerance",
+        "the mean is compared, or the limit is not 1e-7",
+    ),
+    (4, "<= tolerance * size", "<= 1e-7 * size", "tolerance is not used"),
 ]

@@ -39,4 +39,10 @@ WRONG = [  # (exercise, line of the solution, line with a mistake, words of the 
     (4, "(1 + 1 / 20) ** 20", "1 + 20 / 20", "1/20 of what has grown so far"),
     (4, "(1 + 1 / 20) ** 20", "(1 + 20**-0.5) ** 20", "it grows with the square of alpha"),
     (4, "(1 + 1 / 20) ** 20", "np.e", "write it for 20"),
+    (
+        1,
+        "y = x + branch.forward(x)",
+        "y = branch.forward(x); y += x",
+        "y += x writes to it",
+    ),
 ]
