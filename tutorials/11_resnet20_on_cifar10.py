@@ -762,7 +762,10 @@ print(facts["command"])
 print(f"{facts['images']}: {facts['train_images']:,} images to train, {count:,} to test")
 print(f"{facts['machine']['processor']}, {facts['machine']['cores']} cores, {facts['date']}")
 print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-print(f"{facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes")
+print(
+    f"{facts['steps']:,} steps, {facts['seconds'] / 60:.0f} minutes, "
+    f"threads: {facts['machine']['threads']}"
+)
 print(f"test error {error:.2%} ± {facts['standard_error']:.2%} (binomial), ", end="")
 print(f"with mirror images {facts['mirrored_test_error']:.2%}")
 assert math.isclose(facts["standard_error"], math.sqrt(error * (1 - error) / count))
