@@ -106,6 +106,7 @@ def test_the_ledger_agrees_with_pytorch_and_its_hooks_to_1e_10(kit, shortcut):
 def test_the_norms_and_shares_follow_from_the_arrays():
     model = cifar_resnet(20, kind="preactivation", input_shape=(8, 8, 1), rng=0, dtype=np.float64)
     records, arrays = residual_ledger(model, X, Y, keep_arrays=True)
+    assert list(arrays) == [record.path for record in records]
     for record in records:
         parts = arrays[record.path]
         for name in ("dy", "shortcut", "branch", "dx"):

@@ -128,7 +128,7 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False, ops=defau
     ledger : list of ResidualRecord
         From the input to the output; `step` is 0.
     arrays : {path: LedgerArrays}
-        Only with keep_arrays=True.
+        In the same order. Only with keep_arrays=True.
 
     Raises
     ------
@@ -150,4 +150,5 @@ def residual_ledger(model, x, labels, *, loss=None, keep_arrays=False, ops=defau
         model.backward(loss.backward())
     order = list(ledger.blocks.values())
     ledger.records.sort(key=lambda record: order.index(record.path))
-    return (ledger.records, ledger.arrays) if keep_arrays else ledger.records
+    arrays = {path: ledger.arrays[path] for path in order if path in ledger.arrays}
+    return (ledger.records, arrays) if keep_arrays else ledger.records
