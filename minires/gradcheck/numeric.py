@@ -144,14 +144,15 @@ class Probe:
         size = size_of(slopes)
         if size <= 1e-6 * np.abs(self.dy).max() and self.only_rounding(slopes, size):
             return slopes
+        doubted = [not s.difference <= tolerance * size or s.noise > 1e-4 * size for s in slopes]
+        some = list(itertools.compress(slopes, doubted))[:16]
+        rough = max(map(self.roughness, some), default=0.0)  # one entry may be lucky, not all
         return [
-            self.better(s, size, tolerance)
-            if not s.difference <= tolerance * size or s.noise > 1e-4 * size
-            else s
-            for s in slopes
+            self.better(s, size, tolerance, rough) if doubt else s
+            for s, doubt in zip(slopes, doubted, strict=True)
         ]
 
-    def better(self, slope, size, tolerance):
+    def better(self, slope, size, tolerance, rough):
         """The best known slope of several steps, chosen without a look at the claimed one.
 
         How far a difference is off is estimated by rounding, which grows as 1/h, plus what changed
@@ -163,9 +164,6 @@ class Probe:
         ladder = [self.tried(slope, self.h * k) for k in STEPS]
         jumps = [abs(b.numeric - a.numeric) for a, b in itertools.pairwise(ladder)]
         curved = jumps[0] <= jumps[1] / 4  # they fall with h^2, which rounding does not
-        rough = self.roughness(slope)
-        if not curved:
-            rough = max(rough, 3 * (jumps[0] + jumps[1]) * self.h * STEPS[0])
         for candidate, k in zip(ladder, STEPS, strict=True):
             candidate.noise = max(candidate.noise, rough / (self.h * k))
         first, second = ladder[:2]
