@@ -43,6 +43,7 @@ from minires.ops.fast.tiles import (
     ask_for,
     parts_of,
     pixels_of,
+    share_of,
     sizes,
     tiles_dy,
     tiles_in,
@@ -217,17 +218,27 @@ def product_of_channels(rows, cols):
 
 
 wide_tiles, tall_tiles = product_of_tiles(ROWS, 2), product_of_tiles(2 * ROWS, 1)
+few_tiles = product_of_tiles(ROWS // 2, 2)
 wide_channels, tall_channels = product_of_channels(ROWS, 2), product_of_channels(ROWS, 1)
 
 
 @inlined
-def multiply(V, U, M, tiles, filters, s):
-    """M[e] = V[e] @ U[e] for the tiles of a block and filters (first, last)."""
+def multiply(V, U, M, first, tiles, filters, x, y, s):
+    """M[e] = V[e] @ U[e] for the tiles of a block and filters (first, last).
+
+    Meanwhile the pixels of y that are written next are asked for, and those of x a band ahead.
+    """
     v = lanes(V)
+    written = share_of(y, first, tiles, s.OH * s.OW * s.F, s)
+    read = share_of(x, first + s.deep * s.across, tiles, s.H * s.W * s.C, s)
     for e in range(36):
+        ask_for(y, written, e)
+        ask_for(x, read, e)
         for f in range(filters[0], filters[1], 2 * v):
             j, o = e * s.step + f * s.cs, f * TILES * 36 + e * v
-            if f + v < filters[1]:
+            if f + v < filters[1] and tiles <= ROWS // 2:  # a single image of 8x8
+                few_tiles(V, e * v, U, j, M, o, s.cs)
+            elif f + v < filters[1]:
                 for r in range(0, tiles, ROWS):
                     wide_tiles(V, r * 36 * v + e * v, U, j, M, o + r * 36 * v, s.cs)
             else:
@@ -236,10 +247,14 @@ def multiply(V, U, M, tiles, filters, s):
 
 
 @inlined
-def multiply_gradient(V, M, dU, tiles, s):
+def multiply_gradient(V, M, dU, first, tiles, x, dy, s):
     """dU[e] += V[e]' @ dM[e] over the tiles of a block."""
     v = lanes(V)
+    next_dy = share_of(dy, first + tiles, tiles, s.OH * s.OW * s.F, s)
+    read = share_of(x, first + s.deep * s.across, tiles, s.H * s.W * s.C, s)
     for e in range(36):
+        ask_for(dy, next_dy, e)
+        ask_for(x, read, e)
         for c in range(0, s.cs, v):
             i = c * TILES * 36 + e * v
             for f in range(0, s.fs, 2 * v):
@@ -266,9 +281,8 @@ def convolve(chunk, x, lines, U, bias, other, y, parts, counts, N, s, after, wor
         filters = f, min(f + s.share, s.fs)
         if block != item // s.shares:
             block = item // s.shares
-            ask_for(y, first, here, s)
             held = tiles_in(x, lines, first, here, band, held, V, s)
-        multiply(V, U, M, here, filters, s)
+        multiply(V, U, M, first, here, filters, x, y, s)
         tiles_out(M, first, here, filters, (bias, other), y, edge, s, after, sums)
         if after.measures:
             seen = join_block(sums, pixels_of(first, here, s), parts[chunk], seen)
@@ -292,7 +306,7 @@ def correlate_gradient(k, x, lines, dy, N, dU, db, s, work):
         here = min(TILES, tiles - first)
         held = tiles_in(x, lines, first, here, band, held, V, s)
         tiles_dy(dy, first, here, dy_band, M, s)
-        multiply_gradient(V, M, dUk, here, s)
+        multiply_gradient(V, M, dUk, first, here, x, dy, s)
         add_bias_gradient(M, here, dbk, s)
 
 
