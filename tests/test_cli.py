@@ -331,6 +331,7 @@ MISTAKES = [
     ([], "required: COMMAND"),
     (["fly"], "invalid choice: 'fly'"),
     (["demo", "--quick"], "unrecognized arguments: --quick"),
+    (["tutorials", "course"], "unrecognized arguments: course (see minires tutorials --help)"),
     (["demo", "--epochs", "0"], "expected an integer >= 1, got '0'"),
     (["demo", "--epochs", "two"], "expected an integer >= 1, got 'two'"),
     (["demo", "--seed", "-1"], "expected an integer >= 0, got '-1'"),

@@ -43,6 +43,8 @@ def test_a_right_answer_passes_and_is_said_to_be_right(got, expected, capsys):
         (..., "f: not yet. Got Ellipsis: write the answer where the dots are."),
         ("abc", "f: not yet. Expected numbers, got str."),
         (-RIGHT, "The sign is the wrong way round: 6 of 6 numbers differ, most at [1, 2]"),
+        (-RIGHT * (1 + 1e-9), "The sign is the wrong way round"),
+        (-RIGHT * 1.01, "It is -1.01 times what it should be"),
         (RIGHT.T, "The numbers are right, transposed: expected shape (2, 3), got (3, 2)."),
         (RIGHT[:1], "The shape is wrong: expected shape (2, 3), got (1, 3)."),
         (RIGHT * np.nan, "6 of 6 numbers are NaN or infinite."),

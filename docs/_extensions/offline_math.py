@@ -52,3 +52,7 @@ def refuse_network(app, error):
         for tag in tags:
             if re.search(r"""(?:src|href)=["'](?:https?:)?//""", tag):
                 raise ExtensionError(f"expected pages that need no network, got {tag} in {page}")
+    for sheet in Path(app.outdir).rglob("*.css"):
+        for tag in re.findall(r"""(?:@import|url\()[^;)]*""", sheet.read_text(encoding="utf-8")):
+            if re.search(r"""(?:https?:)?//""", tag.partition("data:")[0]):
+                raise ExtensionError(f"expected styles that need no network, got {tag} in {sheet}")
