@@ -89,7 +89,9 @@ def test_an_image_is_changed_the_same_way_in_any_batch(chosen, size):
     made = Preprocess.of(x, pad=2, flip=True, cutout=3, seed=5)
     together = made.training(x, np.arange(50), epoch=2)
     index = np.array(chosen[:size])
-    assert_array_equal(made.training(x[index], index, epoch=2), together[index])
+    alone = made.training(x[index], index, epoch=2)
+    assert_array_equal(alone, together[index])
+    assert_array_equal(shrink(alone, (6, 4)), shrink(together, (6, 4))[index])
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"index": 1}])
@@ -157,6 +159,14 @@ def test_wrong_settings_are_refused(wrong, words):
     with pytest.raises(ValueError, match="Preprocess") as error:
         Preprocess.of(images(), **wrong)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("index", [np.arange(49), np.full(50, 0.5), np.arange(-1, 49), [[0] * 50]])
+def test_what_are_no_numbers_of_the_images_is_refused(index):
+    with pytest.raises(
+        ValueError, match=r"index to be 50 integers from 0, one for each image, got"
+    ):
+        Preprocess.of(images(), flip=True).training(images(), index, epoch=0)
 
 
 def test_alternating_flips_show_each_image_both_ways_in_any_two_epochs():

@@ -70,8 +70,16 @@ def by_hand(folder, data):
     """Error and error with mirror images, from the checkpoint alone."""
     model, preprocess, _ = network_of(open_saved(folder))
     x = data.x_test
-    one, mirror = (softmax(mr.predict(model, preprocess(i))) for i in (x, x[:, :, ::-1]))
+    x = preprocess(x)
+    one, mirror = (softmax(mr.predict(model, i)) for i in (x, x[:, :, ::-1]))
     return [float((p.argmax(axis=1) != data.y_test).mean()) for p in (one, one + mirror)]
+
+
+def test_what_a_console_cannot_write_is_written_otherwise(on_digits):
+    command = [sys.executable, "-m", "minires", "evaluate", str(on_digits)]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, env=env, capture_output=True, check=True).stdout.decode("ascii")
+    assert r" % \xb1 " in shown
 
 
 # ---- evaluate
@@ -282,7 +290,7 @@ def test_grey_images_are_scaled_as_the_digits_are(on_digits, tmp_path, capsys):
         ("moving.gif", "{whole} UnidentifiedImageError"),
     ],
 )
-def test_what_is_no_picture_is_named_and_nothing_is_said_of_the_others(
+def test_what_is_no_picture_is_named_and_the_others_are_classified(
     name, words, made, pictures, tmp_path, capsys
 ):
     (tmp_path / "folder").mkdir()
@@ -291,9 +299,16 @@ def test_what_is_no_picture_is_named_and_nothing_is_said_of_the_others(
     (tmp_path / "cut.png").write_bytes((pictures / "wide.PNG").read_bytes()[:100])
     Image.new("RGB", (10, 10)).save(tmp_path / "moving.gif")
     files = pictures / "plain.png", tmp_path / name, pictures / "grey.png"
-    message = said(capsys, "predict", made / "run", *files, code=2)
-    whole = f"expects {tmp_path / name} to be a whole PNG or JPEG image, got"
+    capsys.readouterr()
+    assert main(["predict", str(made / "run"), *map(str, files)]) == 2
+    out, message = capsys.readouterr()
+    whole = f"expects {tmp_path / name} to be a whole PNG or JPEG image that Pillow can read, got"
     assert words.format(path=tmp_path / name, whole=whole) in message
+    assert message.count("\n") == 1
+    assert [line.split(" (")[0] for line in out.splitlines() if line[0] != " "] == [
+        str(files[0]),
+        str(files[2]),
+    ]
 
 
 # ---- report

@@ -44,6 +44,9 @@ COMMANDS = (
 
 def main(argv=None):
     """Run the command line and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that the console lacks costs no result
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = make_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed its line

@@ -1,5 +1,7 @@
 """name what is on a picture, with a trained model"""
 
+import sys
+
 import numpy as np
 
 from minires.cli.saved import opened
@@ -20,21 +22,35 @@ def add_arguments(parser):
 
 
 def run(options):
-    """Print the most probable classes of each image."""
+    """Print the most probable classes of each image; those that cannot be read are named last."""
     saved = opened(options.folder)
     model, preprocess, names = network_of(saved)
     described = saved.checkpoint.meta["data"]
     shape = tuple(described["input_shape"])
-    read = [read_image(path, shape) for path in options.images]
-    x = np.stack([image for image, _ in read])  # (N, H, W, C)
+    read, failed = {}, []
+    for path in options.images:
+        try:
+            read[path] = read_image(path, shape)
+        except (ValueError, OSError) as error:
+            failed.append(error)
+    if read:
+        show(model, preprocess, names, described, read)
+    for error in failed:
+        print(f"minires: error: {error}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def show(model, preprocess, names, described, read):
+    """Print what the model says of the images in `read`, {path: (image, size)}."""
+    shape = tuple(described["input_shape"])
+    x = np.stack([image for image, _ in read.values()])  # (N, H, W, C)
     if described["dtype"] != "uint8":
         x = x.astype(described["dtype"]) / 255
     probs = probabilities(fuse(model), x, preprocess)
-    for path, (_, size), row in zip(options.images, read, probs, strict=True):
+    for (path, (_, size)), row in zip(read.items(), probs, strict=True):
         print(heading(path, size, shape))
         for k in np.argsort(-row, kind="stable")[:TOP]:
             print(f"  {row[k]:6.1%}  {names[k]}")
-    return 0
 
 
 def heading(path, size, shape):

@@ -78,6 +78,7 @@ def begun(options):
     if options.model is None:
         raise ValueError("expected --model, a name that `minires summary` knows, or --resume")
     settings = changed(Settings("resnet8", "digits", RECIPES["adam"]), options)
+    expect_folders_apart(settings, options)
     folder = make_folder(options.out or OUT)
     held = [name for name in WRITTEN if (folder / name).exists()]
     if held and not options.overwrite:
@@ -86,6 +87,23 @@ def begun(options):
             f"by --resume, replace it by --overwrite, or give another --out"
         )
     return partial(begin, folder, settings, settings.load_data(options.download))
+
+
+def expect_folders_apart(settings, options):
+    """Refuse --data-root for a folder of images, and a run in the midst of the images."""
+    if settings.data in NAMED:
+        return
+    if options.data_root is not None:
+        raise ValueError(
+            f"expected --data to be one of {', '.join(FILE_LOADERS)} where --data-root is given, "
+            f"got {options.data!r}: a folder of images is named by --data alone"
+        )
+    images, out = Path(settings.data), Path(options.out or OUT)
+    if settings.data and images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(
+            f"expected --out outside the folder of images {images}, where it would be taken for a "
+            f"class, got {out}"
+        )
 
 
 def warn_of_late_steps(recipe, total):
@@ -154,7 +172,8 @@ def changed(settings, options, **values):
     if options is not None:
         given = {name: getattr(options, name) for name in PLAIN}
         values |= {name: value for name, value in given.items() if value is not None}
-        if "data" in values and Path(values["data"]).is_dir() and values["data"] not in NAMED:
+        data = values.get("data")
+        if data and Path(data).is_dir() and data not in NAMED:
             values["data"] = str(Path(values["data"]).absolute())  # to go on from anywhere
         values |= {"recipe": changed_recipe(settings.recipe, options)}
         if options.data_root is not None:

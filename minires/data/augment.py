@@ -99,9 +99,10 @@ def shrink(images, size):
     N, H, W, C = images.shape
     h, w = size
     rows, columns = (cover(*pair).astype(images.dtype) for pair in ((h, H), (w, W)))
-    y = np.matmul(rows, images.reshape(N, H, W * C))  # (N, h, W C)
     apart = np.kron(columns.T, np.eye(C, dtype=images.dtype))  # (W C, w C), channels by themselves
-    return (y.reshape(N * h, W * C) @ apart).reshape(N, h, w, C)
+    # products of single images: one of all would round by how many there are
+    y = np.matmul(np.matmul(rows, images.reshape(N, H, W * C)), apart)
+    return y.reshape(N, h, w, C)
 
 
 def cover(new, old):

@@ -1,5 +1,6 @@
 """Fetches official files, mirror after mirror. Next: `files`, which finds them again."""
 
+import errno
 import logging
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ MIRRORS = {
 ROUNDS = 2  # how often each mirror is asked
 PATIENCE = 30  # seconds without a byte
 PIECE = 2**16  # bytes
+OURS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EISDIR")}
 
 
 def download(owner, name, file, folder):
@@ -50,10 +52,14 @@ def download(owner, name, file, folder):
     Raises
     ------
     OSError
-        If no mirror gave the file; the message says what each of them did.
+        If the folder cannot be written to, or no mirror gave the file; the message says what each
+        of them did.
     """
     pooch = load_pooch()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(owner, folder, error) from None
     failures = []
     for mirror in MIRRORS[name] * ROUNDS:
         try:
@@ -67,11 +73,21 @@ def download(owner, name, file, folder):
                 )
             return folder / file.name
         except (OSError, ValueError) as error:  # those of requests are OSErrors
+            if getattr(error, "errno", None) in OURS:
+                raise unwritable(owner, folder, error) from None
             failures.append(f"\n  {mirror}: {error}")
     raise OSError(
         f"{owner} expects {file.name} from one of {len(MIRRORS[name])} mirrors, got it from none:"
         f"{''.join(dict.fromkeys(failures))}\n"
         f"Try again later, or put the file into {folder} by other means"
+    )
+
+
+def unwritable(owner, folder, error):
+    """The error for a folder on this machine that takes no file."""
+    return OSError(
+        f"{owner} expects to write into {folder}, got: {error.strerror}. Give another root, or "
+        f"make room there"
     )
 
 

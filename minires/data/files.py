@@ -32,7 +32,7 @@ def search_folders(owner, root):
     TypeError
         If `root` is no path.
     ValueError
-        If `root` is a file.
+        If `root` is a file, or begins with a ~ that stands for no folder.
     """
     if root is not None and not isinstance(root, str | os.PathLike):
         raise TypeError(f"{owner} expects root to be the path of a folder, got {root!r}")
@@ -40,8 +40,27 @@ def search_folders(owner, root):
         raise ValueError(
             f"{owner} expects root to be a folder, got the file {root}: name its folder"
         )
-    chosen = root, os.environ.get("MINIRES_DATA"), load_pooch().os_cache("minires")
-    return [Path(folder).expanduser() for folder in chosen if folder]
+    chosen = root, os.environ.get("MINIRES_DATA")
+    return [expanded(owner, folder) for folder in chosen if folder] + cache_folder()
+
+
+def expanded(owner, folder):
+    """The path with a home folder for its ~."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{owner} expects a folder, got {os.fspath(folder)!r}, whose ~ stands for no user's "
+            f"home: write the path out"
+        ) from None
+
+
+def cache_folder():
+    """[the user's cache folder], or [] for a user without a home."""
+    try:
+        return [Path(load_pooch().os_cache("minires")).expanduser()]
+    except RuntimeError:
+        return []
 
 
 def load_pooch():

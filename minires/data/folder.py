@@ -9,6 +9,8 @@ from minires.data.dataset import Dataset
 from minires.data.images import SUFFIXES, decode, pillow, to_array
 
 OWNER = "load_image_folder"
+LARGEST = 2**14  # pixels a side
+OTHER_NAMES = {"test", "val", "valid", "validation", "dev"}  # that people give a test part
 
 
 def load_image_folder(path, *, size=None, test_share=0.2, seed=0):
@@ -37,8 +39,9 @@ def load_image_folder(path, *, size=None, test_share=0.2, seed=0):
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If there are fewer than two classes, a class is empty or has a single image to split, a
-        file is no image or damaged, sizes differ, or an argument is out of range.
+        If there are fewer than two classes, a class is empty, has a single image to split or a
+        name that cannot be printed, a file is no image or damaged, sizes differ, or an argument is
+        out of range.
 
     See Also
     --------
@@ -62,13 +65,17 @@ def expect_size(size):
         return None
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise ValueError(f"{OWNER} expects size to be None or (H, W), got {size!r}")
-    return tuple(expect_int(OWNER, f"size[{i}]", side) for i, side in enumerate(size))
+    size = tuple(expect_int(OWNER, f"size[{i}]", side) for i, side in enumerate(size))
+    if max(size) > LARGEST:
+        raise ValueError(f"{OWNER} expects a size of at most {LARGEST} pixels a side, got {size}")
+    return size
 
 
 def find_split(path):
     """({class: files} to train, {class: files} to test) of folders so named, or None."""
     parts = path / "train", path / "test"
     if not all(part.is_dir() for part in parts):
+        expect_no_other_split(path)
         return None
     train, test = map(find_classes, parts)
     lonely = sorted(train.keys() ^ test.keys())
@@ -80,9 +87,26 @@ def find_split(path):
     return train, test
 
 
+def expect_no_other_split(path):
+    """Refuse `train` beside `val`: they would be taken for two classes."""
+    names = [entry.name for entry in entries(path) if entry.is_dir()]
+    rest = {name.lower() for name in names} - {"train"}
+    if len(names) == 2 and len(rest) == 1 and rest <= OTHER_NAMES:
+        raise ValueError(
+            f"{OWNER} expects two parts in {path} to be called train and test, "
+            f"got {' and '.join(names)}: rename them"
+        )
+
+
 def find_classes(path):
     """{class: its image files}, both in the order of their names."""
     folders = [entry for entry in entries(path) if entry.is_dir()]
+    for folder in folders:
+        if not folder.name.isprintable():
+            raise ValueError(
+                f"{OWNER} expects folders whose names can be printed, since they name the classes, "
+                f"got {folder.name!r} in {path}: rename it"
+            )
     if len(folders) < 2:
         found = f"only {folders[0].name!r}" if folders else "none"
         raise ValueError(
@@ -102,9 +126,10 @@ def find_images(folder):
         )
     for file in files:
         if file.suffix.lower() not in SUFFIXES or not file.is_file():
+            what = " (a link to nothing)" if file.is_symlink() and not file.exists() else ""
             raise ValueError(
                 f"{OWNER} expects nothing but {', '.join(SUFFIXES)} files in {folder}, "
-                f"got {file.name}: take it out"
+                f"got {file.name}{what}: take it out"
             )
     return files
 
@@ -154,5 +179,6 @@ def expect_like(first, file, shape):
         height, width, _ = first[1]
         raise ValueError(
             f"{OWNER} expects all images to be {height}x{width} pixels, as {first[0]} is, "
-            f"got {shape[0]}x{shape[1]} in {file}: pass size=({height}, {width}) to scale them"
+            f"got {shape[0]}x{shape[1]} in {file}: pass size=({height}, {width}) (on the command "
+            f"line --image-size {height},{width}) to scale them"
         )

@@ -39,7 +39,7 @@ def read_image(path, input_shape):
     Notes
     -----
     An orientation that a camera wrote down (EXIF) is applied first. Another size is scaled to
-    (H, W), bicubic, whatever the ratio of the sides. Transparency is dropped.
+    (H, W), bicubic, whatever the ratio of the sides. What is transparent is laid on white.
     """
     height, width, channels = expect_input_shape("read_image", input_shape)
     with pillow("read_image", path):
@@ -65,6 +65,9 @@ def decode(path, mode):
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert(mode)
 
 
@@ -83,20 +86,22 @@ def pillow(owner, path):
     from PIL import Image
 
     if not Path(path).is_file():
-        found = "a folder" if Path(path).is_dir() else "nothing there"
+        found = "nothing" if not Path(path).exists() else "no regular file"
+        found = "a folder" if Path(path).is_dir() else f"{found} there"
         raise FileNotFoundError(f"{owner} expects an image file at {path}, got {found}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; pixels that are missing are errors
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:  # at twice what Pillow warns of
         raise ValueError(
-            f"{owner} expects {path} to have at most {Image.MAX_IMAGE_PIXELS} pixels, got a larger "
-            f"image: {error}. Scale it down first"
+            f"{owner} expects {path} to have at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels, got a "
+            f"larger image: scale it down first"
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(
-            f"{owner} expects {path} to be a whole PNG or JPEG image, got {type(error).__name__}: "
-            f"{error}; take it out or save it anew"
+            f"{owner} expects {path} to be a whole PNG or JPEG image that Pillow can read, "
+            f"got {type(error).__name__}: {error}; take it out or save it anew"
         ) from None

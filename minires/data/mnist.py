@@ -101,6 +101,7 @@ def load_mnist(root=None, *, download=False):
     ValueError
         If a file is damaged, cut off or another one. A .gz file is compared with the official
         checksum, an unpacked one (`train-images-idx3-ubyte`) with its size and range.
+        Unpacked files are looked for in a folder called `mnist` only.
     OSError
         If no mirror gave a file.
 
@@ -169,30 +170,53 @@ def load_set(source, root, download):
 
 
 def load_part(source, part, root, download):
-    """x (N, 28, 28, 1) uint8 and y (N,) int64 of one part, and whether both were verified."""
+    """x (N, 28, 28, 1) uint8 and y (N,) int64 of one part, and whether both were verified.
+
+    Both files come from one folder, the first that has one of them: what lies in two folders need
+    not belong together.
+    """
     images, labels, count = source.parts[part]
-    x, one = load_array(source, images, (count, SIDE, SIDE), root, download)
-    y, other = load_array(source, labels, (count,), root, download)
+    folders = search_folders(source.owner, root)
+    places = [place for folder in folders for place in (folder / source.name, folder)]
+    held = (place for place in places if find(source, images, place) or find(source, labels, place))
+    place = next(held, None)
+    wanted = [place] if place else places
+    paths = []
+    for file in (images, labels):
+        path = find(source, file, wanted[0]) if place else None
+        if path is None and not download:
+            raise missing(source.owner, spelled(source, file), wanted)
+        paths.append(path or fetch_file(source.owner, source.name, file, wanted[0]))
+    x, one = load_array(source, images, paths[0], (count, SIDE, SIDE))
+    y, other = load_array(source, labels, paths[1], (count,))
     if y.max() >= len(source.class_names):
         raise DamagedFileError(
-            f"{source.owner} expects the labels in {labels.name} to be below "
+            f"{source.owner} expects the labels in {paths[1]} to be below "
             f"{len(source.class_names)}, got {y.max()}: the file is damaged; fetch it again"
         )
     return x[..., None], y.astype(np.int64), one and other
 
 
-def load_array(source, file, shape, root, download):
-    """One file, found or fetched, as an array of `shape`, and whether its checksum was compared."""
-    folders = search_folders(source.owner, root)
-    places = [place for folder in folders for place in (folder / source.name, folder)]
-    # unpacked first: whoever has made files of their own has them without .gz
-    names = file.name.removesuffix(".gz"), file.name
-    found = (place / name for place in places for name in names)
-    path = next((path for path in found if path.is_file()), None)
-    if path is None and not download:
-        raise missing(source.owner, f"{file.name}, or {names[0]},", places)
-    if path is None:
-        path = fetch_file(source.owner, source.name, file, places[0])
+def find(source, file, place):
+    """The path of a file in a folder, or None; unpacked first, for who has that made it himself.
+
+    Unpacked, the files of MNIST and Fashion-MNIST cannot be told apart, so the folder has to be
+    called after the set.
+    """
+    unpacked = place / file.name.removesuffix(".gz")
+    if place.absolute().name == source.name and unpacked.is_file():
+        return unpacked
+    return place / file.name if (place / file.name).is_file() else None
+
+
+def spelled(source, file):
+    """The names under which a file is looked for."""
+    unpacked = file.name.removesuffix(".gz")
+    return f"{file.name} (or {unpacked}, in a folder called {source.name})"
+
+
+def load_array(source, file, path, shape):
+    """A file as an array of `shape`, and whether its checksum was compared."""
     advice = (
         "delete it and call with download=True. MNIST and Fashion-MNIST have the same file names: "
         "keep them in sub-folders mnist and fashion-mnist"

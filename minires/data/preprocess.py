@@ -105,6 +105,7 @@ class Preprocess:
         x : (N, H, W, C) float32, or float64 if `images` are
             Depends on `seed`, `epoch` and `index` alone, not on the batch an image is in.
         """
+        expect_index(index, images)
         x = self(images)
         _, H, W, _ = x.shape
         words = random_words(self.seed, epoch, index, 5)
@@ -130,6 +131,16 @@ def expect_shape(images, wanted):
         raise ValueError(
             f"Preprocess expects images of shape {format_shape(wanted)}, "
             f"got {format_shape(images.shape)}"
+        )
+
+
+def expect_index(index, images):
+    """Refuse what are no numbers of images, one for each."""
+    index = np.asarray(index)
+    if index.shape != (len(images),) or index.dtype.kind not in "iu" or (index < 0).any():
+        raise ValueError(
+            f"Preprocess.training expects index to be {len(images)} integers from 0, one for each "
+            f"image, got {index.dtype} of shape {format_shape(index.shape)}"
         )
 
 

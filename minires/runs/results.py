@@ -77,7 +77,9 @@ def measure(model, data, preprocess, *, mirror=False):
     probs = probabilities(model, x, preprocess)
     mirrored = None
     if mirror:
-        mirrored = (probs + probabilities(model, x[:, :, ::-1], preprocess)) / 2
+        # mirrored behind the centring, as in training
+        other = probabilities(model, x, lambda images: preprocess(images)[:, :, ::-1])
+        mirrored = (probs + other) / 2
     return Results(probs, mirrored, data.y_test, data.class_names)
 
 

@@ -81,7 +81,8 @@ class Run:
         """
         wanted, came = checkpoint.meta["data"], self.described
         progress = read_progress(checkpoint.meta["progress"])
-        if {**came, "name": None} != {**wanted, "name": None}:  # a folder may be renamed
+        free = {"name": None, "verified": None}  # a folder may be renamed, an archive unpacked
+        if {**came, **free} != {**wanted, **free}:
             raise ValueError(
                 f"{self.folder} expects the images that it was trained on so far, {wanted['name']} "
                 f"with the fingerprint {wanted['fingerprint'][:12]}, got {came['name']} with "

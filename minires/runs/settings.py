@@ -6,6 +6,7 @@ from pathlib import Path
 from minires import ops
 from minires.checks import expect_choice
 from minires.data import FILE_LOADERS, LOADERS, load_image_folder
+from minires.data.files import DamagedFileError
 from minires.models import BUILDERS, build
 from minires.runs.recipe import Recipe
 
@@ -79,17 +80,18 @@ class Settings:
         if self.data in FILE_LOADERS:
             try:
                 return FILE_LOADERS[self.data](self.root, download=download)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, DamagedFileError) as error:
                 error.add_note("(on the command line: --download, or --data-root DIR)")
                 raise
         return self.load_folder()
 
     def load_folder(self):
         """The Dataset of a folder of images."""
-        folder = self.root or self.data
-        if Path(folder).is_dir():
+        stored = Path(self.data).is_absolute()  # as it is once it has been found
+        folder = self.root if self.root and stored else self.data
+        if self.data and Path(folder).is_dir():
             return load_image_folder(folder, size=self.image_size)
-        if Path(self.data).is_absolute():  # as it is stored once it has been found
+        if stored:
             raise FileNotFoundError(
                 f"expected a folder of images for each class at {folder}, got none there: if it "
                 f"has been moved, say by --data-root where it is now"
