@@ -121,6 +121,31 @@ def test_winograd_equals_the_reference(problem):
     check_convolution(problem, np.float32)
 
 
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(
+    ("x", "w", "options"),
+    [
+        ((1, 12, 12, 256), (5, 5, 256, 32), {"padding": 2}),
+        ((2, 64, 64, 3), (7, 7, 3, 64), {"stride": 2, "padding": 3}),
+        ((2, 16, 16, 64), (3, 3, 64, 128), {"stride": 2, "padding": 1}),
+    ],
+)
+def test_the_error_of_long_sums_stays_small(x, w, options, positive):
+    y, _ = reference.conv2d_forward(np.zeros(x), np.zeros(w), **options)
+    given = arrays(0, x, w, w[3:], y.shape, dtype=np.float32)
+    given = [np.abs(a) if positive else a for a in given]  # sums of one sign round most
+    found = convolution(fast, *given, options)
+    exact = convolution(reference, *(a.astype(np.float64) for a in given), options)
+    for a, e, t in zip(found, exact, convolution_terms(*given, options), strict=True):
+        assert_close(a, e, t, np.float32)
+
+
+@pytest.mark.parametrize("x", [(1, 16, 16, 512), (2, 16, 16, 96), (3, 7, 13, 64), (1, 4, 16, 200)])
+def test_many_channels_do_not_spoil_winograd(x):
+    for seed in range(4):
+        check_convolution((x, (3, 3, x[3], 48), {"padding": 1}, seed), np.float32)
+
+
 @pytest.mark.parametrize("options", [{"groups": 2}, {"dilation": 2}])
 def test_convolution_leaves_what_it_does_not_cover_to_the_reference(options, rng):
     x, w = rng.standard_normal((2, 9, 9, 4)), rng.standard_normal((3, 3, 4, 6))

@@ -75,18 +75,30 @@ def correlate(x, panels, kernel, bias, y, stride, place):
 # ---- forward
 
 
+CHAIN = 128  # products added up in one register; of more, such sums are added: less rounding
+
+
 def pixel_tile(rows, cols):
     """The product for `rows` outputs beside each other and `cols` registers of filters."""
 
     @inlined
     def product(buffer, i, i_step, panels, j, bias, f, y, o, o_step, s):
-        v = lanes(buffer)
+        v, taps = lanes(buffer), s.KW * s.C
+        several = s.KH * taps > CHAIN
         t = load_tile(zeros(buffer, rows, cols), bias, f, 0, v)
+        if several:
+            store_tile(t, y, o, o_step, v)
+            t = zeros(buffer, rows, cols)
         for kh in range(s.KH):
-            a, b = i + kh * s.width * s.C, j + kh * s.KW * s.C * 2 * v
-            for k in range(s.KW * s.C):
-                t = outer(t, buffer, a + k, i_step, panels, b + k * 2 * v, v)
-        store_tile(t, y, o, o_step, v)
+            a, b = i + kh * s.width * s.C, j + kh * taps * 2 * v
+            for first in range(0, taps, CHAIN):
+                for k in range(first, min(first + CHAIN, taps)):
+                    t = outer(t, buffer, a + k, i_step, panels, b + k * 2 * v, v)
+                if several:
+                    add_tile(t, y, o, o_step, v)
+                    t = zeros(buffer, rows, cols)
+        if not several:
+            store_tile(t, y, o, o_step, v)
 
     return product
 
@@ -175,13 +187,17 @@ def tap_tile(rows, cols):
     @inlined
     def product(buffer, i, dy, j, pixel, dw, o, filters, band, s):
         v = lanes(buffer)
-        t = zeros(buffer, rows, cols)
+        t, chain = zeros(buffer, rows, cols), 0
         for n in range(band[0]):
             for h in range(band[1]):
                 a = i + n * s.size + h * s.SH * s.width * s.C
                 b = j + (n * band[1] + h) * s.OW * pixel
                 for q in range(s.OW):
                     t = outer(t, buffer, a + q * s.SW * s.C, 1, dy, b + q * pixel, v)
+                chain += s.OW
+                if chain >= CHAIN:
+                    add_tile(t, dw, o, filters, v)
+                    t, chain = zeros(buffer, rows, cols), 0
         add_tile(t, dw, o, filters, v)
 
     return product
@@ -205,10 +221,13 @@ def gradient_band(buffer, dy, j, pixel, dw, db, share, band, s):
                 else:
                     narrow_taps(buffer, i, dy, j + f, pixel, dw, o, filters, band, s)
     for f in range(share[0], min(share[1], s.F), v):
-        total = load(dy, j + f)
-        for q in range(1, band[0] * band[1] * s.OW):
-            total = total + load(dy, j + q * pixel + f)
-        store(db, f, load(db, f) + total)
+        total, pixels = load(db, f), band[0] * band[1] * s.OW
+        for first in range(0, pixels, CHAIN):
+            part = load(dy, j + first * pixel + f)
+            for q in range(first + 1, min(first + CHAIN, pixels)):
+                part = part + load(dy, j + q * pixel + f)
+            total = total + part
+        store(db, f, total)
 
 
 @kernel
