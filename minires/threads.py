@@ -28,8 +28,7 @@ def set_num_threads(n):
     n = expect_int("set_num_threads", "n", n)
     if not fast.compiles():
         return
-    import numba  # takes half a second, which `import minires` must not cost
-
+    numba = started()
     most = numba.config.NUMBA_NUM_THREADS
     if n > most:
         raise ValueError(
@@ -52,6 +51,11 @@ def get_num_threads():
     """
     if not fast.compiles():
         return 1
-    import numba
+    return started().get_num_threads()
 
-    return numba.get_num_threads()
+
+def started():
+    """Numba, its threads started as the kernels start them; half a second, so only when asked."""
+    from minires.ops.fast import jit
+
+    return jit.numba

@@ -321,13 +321,12 @@ def child(expected):
         signal.alarm(100)  # a child that hangs is ended
         os._exit(0 if work() == expected else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-expected = work()
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_works_alone(cache):
-    code = "print(child(expected), work() == expected)"
+    code = "expected = work(); print(child(expected), work() == expected)"
     assert run(HEAVY + FORK + code, cache) == "0 True"
 
 
@@ -335,6 +334,7 @@ def test_a_forked_child_works_alone(cache):
 def test_a_child_forked_while_another_thread_is_inside_a_kernel_works_too(cache):
     code = """
 import threading, time
+expected = work()
 x, w = np.ones((64, 32, 32, 16)), np.ones((3, 3, 16, 16))
 stop, calls = threading.Event(), []
 def busy():
@@ -354,6 +354,23 @@ thread.join()
 print(codes == 10 * [0], len(calls) > before, work() == expected)
 """
     assert run(HEAVY + FORK + code, cache) == "True True True"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize(
+    "starter", ["minires.get_num_threads", "lambda: minires.set_num_threads(2)", "prange"]
+)
+def test_a_child_works_whoever_started_the_threads_before_the_fork(starter, cache):
+    """Minires itself without running an op, or another program's parallel loop."""
+    code = f"""
+import minires, numba
+prange = numba.get_num_threads  # as the first parallel function of a program does
+({starter})()
+def work():
+    return fast.relu_forward(np.array([-1.0, 2.0]))[0].tolist()
+print(child([0.0, 2.0]))
+"""
+    assert run(CHEAP + FORK + code, cache, NUMBA_NUM_THREADS="2") == "0"
 
 
 def test_one_thread_gives_the_same_bits(cache):

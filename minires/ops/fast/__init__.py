@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 
+import minires.ops.fast.forks  # noqa: F401  it listens from now on
 from minires.ops import reference
 
 

@@ -6,7 +6,7 @@ the parts out (`parallel.py`). `@inlined` makes what kernels are put together fr
 
 Threads. Numba's parallel regions do not survive two Python threads entering at once (the
 workqueue layer aborts) nor a fork (GNU OpenMP ends the child), so kernels take turns at a lock,
-and a forked child runs them on one thread.
+and a forked child runs them on one thread (`forks.py`).
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import numba
 from numba.core.dispatcher import Dispatcher
 
 from minires.ops.fast.cache import DiskCache
+from minires.ops.fast.forks import forks
 from minires.ops.fast.parallel import PART_OPTIONS, run_parts
 
 # Into how many parts work is cut: fixed numbers, so that bits do not depend on the threads
@@ -36,7 +37,7 @@ def part_of(a, k):
 
 
 class Turn:
-    """The lock that kernels take, the direction of the last one, whether this is a forked child.
+    """The lock that kernels take, and the direction of the last one.
 
     It also counts how many kernels in a row a thread was late for. That happens when the system
     wakes a thread on the core of the one that it is to help: they take turns there, 0.3 ms for a
@@ -47,7 +48,7 @@ class Turn:
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.forked = self.last_first = False
+        self.last_first = False
         self.late = 0
 
     def note(self, late):
@@ -58,9 +59,8 @@ class Turn:
             leave_core()
 
     def after_fork(self):
-        """A thread that held the lock does not exist in the child, nor do Numba's."""
+        """A thread that held the lock does not exist in the child."""
         self.lock = threading.RLock()
-        self.forked = True
 
 
 PATIENCE = 2  # late kernels
@@ -142,7 +142,7 @@ def kernel(part):
     def call(n, *args):
         with turn.lock:
             turn.last_first = not turn.last_first
-            turn.note(run(n, not turn.forked, turn.last_first, *args))
+            turn.note(run(n, not forks.lost_threads, turn.last_first, *args))
 
     @functools.wraps(part)
     def alone(n, *args):
@@ -152,7 +152,7 @@ def kernel(part):
     @functools.wraps(part)
     def aside(n, *args):
         with turn.lock:
-            turn.note(run(n, not turn.forked, False, *args))
+            turn.note(run(n, not forks.lost_threads, False, *args))
 
     call.alone, call.aside = alone, aside
     return call
