@@ -610,3 +610,83 @@ def test_an_array_at_the_id_of_one_that_is_gone_is_another():
         assert fast.squared_norm([a]) == size
         del a
     assert len(set(ids)) < len(ids)  # or this shows nothing
+
+
+# ---- gradients of another shape or dtype: a wrong layer of one's own gives them
+
+IMAGE, CHANNELS = np.ones((2, 12, 12, 32), np.float32), np.ones(32, np.float32)
+WITH_BACKWARD = {
+    "conv2d": ([IMAGE, np.ones((3, 3, 32, 32), np.float32)], {"padding": 1}),
+    "maxpool2d": ([IMAGE], {"kernel_size": 2, "stride": 2}),
+    "global_avgpool2d": ([IMAGE], {}),
+    "batchnorm": ([IMAGE, *2 * [CHANNELS]], {"eps": 1}),
+    "batchnorm_inference": ([IMAGE, *4 * [CHANNELS]], {"eps": 1}),
+    "batchnorm_relu": ([IMAGE, *2 * [CHANNELS]], {"eps": 1}),
+    "batchnorm_add_relu": ([IMAGE, IMAGE, *2 * [CHANNELS]], {"eps": 1}),
+}
+
+
+@pytest.mark.parametrize("name", WITH_BACKWARD)
+def test_a_backward_refuses_a_gradient_of_another_shape(name):
+    args, options = WITH_BACKWARD[name]
+    y, cache, *_ = getattr(fast, f"{name}_forward")(*args, **options)
+    for dy in (y[:1], y[..., :31], y[..., None]):
+        with pytest.raises(ValueError, match=r"expects dy of shape \(2, .*32\), got|broadcast"):
+            getattr(fast, f"{name}_backward")(np.ascontiguousarray(dy), cache)
+
+
+@pytest.mark.parametrize("name", ["batchnorm", "batchnorm_inference", "maxpool2d", "conv2d"])
+def test_a_gradient_of_another_dtype_gives_what_the_reference_gives(name, rng):
+    args, options = WITH_BACKWARD[name]
+    args = [rng.standard_normal(a.shape).astype(np.float32) ** 2 for a in args]
+    y, cache, *_ = getattr(fast, f"{name}_forward")(*args, **options)
+    dy = rng.standard_normal(y.shape)
+    found, expected = (getattr(ops, f"{name}_backward")(dy, cache) for ops in (fast, reference))
+    for a, e in zip(found, expected, strict=True):
+        assert a.dtype == e.dtype
+        assert_allclose(a, e, rtol=1e-6, atol=1e-6)
+
+
+def test_a_residual_of_another_shape_or_dtype_is_refused_behind_a_norm():
+    def forward(residual):
+        fast.batchnorm_add_relu_forward(IMAGE, residual, CHANNELS, CHANNELS, eps=1)
+
+    with pytest.raises(ValueError, match=r"expects residual of shape \(2, 12, 12, 32\), got"):
+        forward(IMAGE[:1])
+    with pytest.raises(ValueError, match=r"expects residual of dtype float32, like x, got"):
+        forward(IMAGE.astype(np.float64))
+
+
+def test_a_residual_of_another_dtype_behind_a_convolution_promotes_as_in_the_reference(rng):
+    (x, w), options = WITH_BACKWARD["conv2d"]
+    other = rng.standard_normal(x.shape)
+    found, expected = (
+        ops.conv2d_add_relu_forward(x, w, None, other, **options) for ops in (fast, reference)
+    )
+    assert found.dtype == expected.dtype == np.float64
+    assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_sum_of_different_shapes_or_dtypes_is_the_reference_s(rng):
+    a = rng.standard_normal((4, 3, 5), dtype=np.float32)
+    for b in (a[0], a.astype(np.float64) / 3, a[0, 0, 0]):
+        for name in ("add_forward", "add_backward"):
+            found, expected = (getattr(ops, name)(a, b) for ops in (fast, reference))
+            assert found.dtype == expected.dtype
+            assert_array_equal(found, expected, strict=True)
+    with pytest.raises(ValueError, match="broadcast"):
+        fast.add_backward(a, a[:3])
+
+
+def test_a_rectified_gradient_of_another_shape_is_the_reference_s(rng):
+    y = rng.standard_normal((4, 3, 5))
+    assert_array_equal(fast.relu_backward(y[0], y), reference.relu_backward(y[0], y), strict=True)
+    with pytest.raises(ValueError, match="broadcast"):
+        fast.relu_backward(y[:3], y)
+
+
+def test_a_single_number_stays_one_without_axes():
+    one = np.array(-2.0, np.float32)
+    y, cache = fast.relu_forward(one)
+    assert y.shape == fast.relu_backward(one, cache).shape == fast.add_forward(one, one).shape == ()
+    assert (y, fast.add_forward(one, one)) == (0, -4)

@@ -32,6 +32,7 @@ import math
 
 import numpy as np
 
+from minires.checks import expect_array
 from minires.ops import reference
 from minires.ops.fast.epilogue import join
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
@@ -57,7 +58,7 @@ def batchnorm_forward(x, gamma, beta, *, eps, moments=None):
 
 def batchnorm_backward(dy, cache):
     """Gradients of `batchnorm_forward`; see `reference`."""
-    if not covered(cache.x, cache.gamma):
+    if not covered(cache.x, cache.gamma) or dy.dtype != cache.x.dtype:
         return reference.batchnorm_backward(dy, cache)
     x, dy = np.ascontiguousarray(cache.x), np.ascontiguousarray(dy)
     return training_backward(dy, cache._replace(x=x), cache.gamma, dy_sums, dx_plain)
@@ -73,8 +74,9 @@ def batchnorm_inference_forward(x, gamma, beta, mean, var, *, eps):
 def batchnorm_inference_backward(dy, cache):
     """Gradients of `batchnorm_inference_forward`; see `reference`."""
     x, gamma, _, _, rstd = cache
-    if not covered(x, gamma):
+    if not covered(x, gamma) or dy.dtype != x.dtype:
         return reference.batchnorm_inference_backward(dy, cache)
+    expect_array("batchnorm_inference_backward", "dy", dy, x.shape)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     lines = backward_lines(cache, gamma)
     dgamma, dbeta = parameter_gradients(dy_sums, (x, dy, dy, dy), rstd, lines)
@@ -107,7 +109,10 @@ def inference_forward(x, gamma, beta, mean, var, eps, apply, residual=None):
     x = np.ascontiguousarray(x)
     lines, rstd = forward_lines(x, gamma, beta, mean, var, eps)
     y = empty(x.shape, x.dtype)
-    other = x if residual is None else np.ascontiguousarray(residual)
+    other = x
+    if residual is not None:
+        expect_array("batchnorm_add_relu", "residual", residual, x.shape, dtype=x.dtype, like="x")
+        other = np.ascontiguousarray(residual)
     over_lines(apply, PARTS, (x, other, y), rstd.size, lines)
     return y, BatchNormCache(x, gamma, mean, var, rstd)
 
@@ -127,6 +132,7 @@ def training_backward(dy, cache, beta, sums, apply, y=None):
     With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second.
     """
     x, lines = cache.x, backward_lines(cache, beta)
+    expect_array("batchnorm_backward", "dy", dy, x.shape, dtype=x.dtype, like="x")
     dsum = dy if y is None else empty(dy.shape, dy.dtype)
     arrays = x, dy, dy if y is None else y, dsum
     dgamma, dbeta = parameter_gradients(sums, arrays, cache.rstd, lines)

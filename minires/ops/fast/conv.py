@@ -96,7 +96,10 @@ def way_back(dy, cache):
     """The module that runs the gradients, the window, and the multiply-adds of one of them."""
     x, weight, (_, stride, padding, dilation, _), groups = cache[:4]
     plan = plan_for(x, weight, stride, padding, dilation, groups)
-    return plan.back if dy.dtype == x.dtype else reference, plan.window, plan.products
+    way = plan.back if dy.dtype == x.dtype else reference
+    if way is not reference:
+        expect_array("conv2d_backward", "dy", dy, (len(x), *plan.window.out, weight.shape[3]))
+    return way, plan.window, plan.products
 
 
 def weight_gradient(dy, cache, way, window):

@@ -7,6 +7,7 @@ Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; to
 import numpy as np
 
 from minires.checks import expect_array
+from minires.ops import reference
 from minires.ops.fast import winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
@@ -46,16 +47,19 @@ def conv2d_add_relu_forward(
 ):
     """relu(conv2d(x) + residual) without a cache; see `reference`."""
     window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     if residual is not None:
+        if residual.dtype != x.dtype or weight.dtype != x.dtype:
+            return reference.conv2d_add_relu_forward(
+                x, weight, bias, residual, relu=relu, **options
+            )
         shape = len(x), *window.out, weight.shape[3]
         expect_array("conv2d_add_relu", "residual", residual, shape, like="the output")
         residual = np.ascontiguousarray(residual)
     if way is winograd:
         x = np.ascontiguousarray(x)
         return winograd.forward(x, weight, filled(bias, weight), window, residual, relu)
-    y, _ = conv2d_forward(
-        x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    y, _ = conv2d_forward(x, weight, bias, **options)
     if residual is not None or relu:
         finish_in_place(y, residual, relu)
     return y

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minires.checks import expect_array
 from minires.ops import reference
 from minires.ops.fast.jit import kernel
 from minires.ops.fast.memory import empty
@@ -21,6 +22,7 @@ def maxpool2d_forward(x, *, kernel_size, stride, padding=0):
 def maxpool2d_backward(dy, cache):
     """Each window sends its gradient to the pixel that won; see `reference`."""
     winner, shape, window = cache
+    expect_array("maxpool2d_backward", "dy", dy, winner.shape)
     dx = empty(shape, dy.dtype)
     dy = np.ascontiguousarray(dy)
     send_back(len(dx), dy, winner, window.kernel, window.stride, top_left(window), dx)
@@ -54,6 +56,7 @@ def global_avgpool2d_forward(x):
 def global_avgpool2d_backward(dy, shape):
     """Each pixel gets dy / (H * W); see `reference`."""
     N, H, W, C = shape
+    expect_array("global_avgpool2d_backward", "dy", dy, (N, C))
     dx = empty(shape, dy.dtype)
     fill_images(N, dy / (H * W), dx.reshape(N, -1, C))
     return dx

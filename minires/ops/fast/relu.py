@@ -2,23 +2,25 @@
 
 import numpy as np
 
+from minires.ops import reference
 from minires.ops.fast.jit import PARTS, kernel, part_of
 from minires.ops.fast.memory import empty
 
 
 def relu_forward(x):
     """y = max(x, 0), NaN stays NaN; see `reference`."""
-    x = np.ascontiguousarray(x)
     y = empty(x.shape, x.dtype)
-    rectify(PARTS, x.reshape(-1), y.reshape(-1))
+    rectify(PARTS, np.ascontiguousarray(x).reshape(-1), y.reshape(-1))
     return y, y
 
 
 def relu_backward(dy, y):
-    """dx = dy where y > 0, else 0; see `reference`."""
-    dy = np.ascontiguousarray(dy)
+    """dx = dy where y > 0, else 0; see `reference`, to which different shapes are left."""
+    if dy.shape != y.shape:
+        return reference.relu_backward(dy, y)
     dx = empty(dy.shape, dy.dtype)
-    mask(PARTS, dy.reshape(-1), np.ascontiguousarray(y).reshape(-1), dx.reshape(-1))
+    dy, y = np.ascontiguousarray(dy), np.ascontiguousarray(y)
+    mask(PARTS, dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
     return dx
 
 
