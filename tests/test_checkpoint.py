@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from minires.checkpoint import (
     CheckpointError,
+    UnreadableError,
     load_checkpoint,
     load_newest,
     save_checkpoint,
@@ -127,6 +128,13 @@ def test_any_memory_layout_is_stored_little_endian_in_c_order(path):
     )
 
 
+def test_booleans_are_stored_as_0_and_1_whatever_their_bytes(path):
+    odd = np.array([2, 0, 255], np.uint8).view(bool)
+    save_checkpoint(path, {"three": odd, "one": odd[0:1].reshape(())}, {})
+    expected = {"three": np.array([True, False, True]), "one": np.array(True)}
+    assert_same(load_checkpoint(path), expected, {})
+
+
 def test_odd_values_of_json_come_back_and_tuples_as_lists(path):
     meta = {"nan": float("nan"), "inf": -float("inf"), "big": -(2**4000), "half": "\ud800", "": []}
     save_checkpoint(path, {}, meta)
@@ -187,6 +195,13 @@ def test_four_gigabytes_are_refused(path, monkeypatch):
     monkeypatch.setattr("minires.checkpoint.saving.MOST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"expects at most 1,000 bytes in all, got .*in parts"):
         save_checkpoint(path, {"w": np.zeros(500)}, {})
+
+
+def test_what_is_too_large_is_refused_before_it_is_copied(path, monkeypatch):
+    monkeypatch.setattr("minires.checkpoint.saving.MOST_BYTES", 10 * MB)
+    wide = np.broadcast_to(np.float32(0), (1024, 4096))
+    with pytest.raises(ValueError, match=r"at most 10,485,760 bytes .*, got 16,777,216 or more"):
+        measured(save_checkpoint, path, {"w": wide}, {}, at_most=MB)
 
 
 # ---- damage
@@ -413,6 +428,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
             load_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_no_checkpoint_either(path):
+    with pytest.raises(CheckpointError, match="a checkpoint, got no regular file"):
+        load_checkpoint(path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
@@ -425,7 +446,7 @@ def test_a_broken_disk_and_a_lack_of_memory_are_checkpoint_errors(error, path, m
     saved(path, 1)
     monkeypatch.setattr("minires.checkpoint.reading.read_array", failing(error))
     with pytest.raises(
-        CheckpointError, match=f"save_checkpoint writes, got {type(error).__name__}"
+        UnreadableError, match=f"save_checkpoint writes, got {type(error).__name__}.*try again"
     ):
         load_checkpoint(path)
 
@@ -468,6 +489,26 @@ def test_the_previous_is_loaded_where_the_newest_is_damaged_or_gone(harm, path):
     assert (checkpoint.meta["number"], where.name) == (1, "checkpoint.previous.npz")
     assert isinstance(problem, CheckpointError)
     assert str(path) in str(problem)
+
+
+@pytest.mark.parametrize("why", [OSError(errno.EMFILE, "Too many"), MemoryError(), "newer"])
+def test_a_newest_that_may_be_whole_is_not_given_up_for_the_one_before(why, path, monkeypatch):
+    for number in range(2):
+        saved(path, number)
+    if why == "newer":
+        path.write_bytes(damage.forge(damage.manifest(version=2)))
+    else:
+        monkeypatch.setattr("minires.checkpoint.reading.read_array", failing(why))
+    with pytest.raises(UnreadableError, match=r"move it away to go on from checkpoint\.previous"):
+        load_newest(path.parent)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_not_called_empty(path, monkeypatch):
+    saved(path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", failing(PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(UnreadableError, match=r"PermissionError: .*Permission denied"):
+            load_newest(path.parent)
 
 
 def test_if_both_are_damaged_both_are_named(path):

@@ -4,7 +4,7 @@
 goes into a checkpoint: `minires.state`.
 """
 
-from minires.checkpoint.layout import Checkpoint, CheckpointError
+from minires.checkpoint.layout import Checkpoint, CheckpointError, UnreadableError
 from minires.checkpoint.reading import Found, load_checkpoint, load_newest
 from minires.checkpoint.saving import save_checkpoint, sweep
 
@@ -12,6 +12,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Found",
+    "UnreadableError",
     "load_checkpoint",
     "load_newest",
     "save_checkpoint",

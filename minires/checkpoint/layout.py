@@ -39,6 +39,13 @@ class CheckpointError(ValueError):
     """A file that is no whole checkpoint, or a checkpoint that does not fit; says what to do."""
 
 
+class UnreadableError(CheckpointError):
+    """A checkpoint that may be whole, but could not be read this time or by this version.
+
+    It is no reason to take an older one: a permission, a lack of memory, a newer format.
+    """
+
+
 class Checkpoint(NamedTuple):
     """What a checkpoint holds.
 

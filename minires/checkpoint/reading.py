@@ -27,6 +27,7 @@ from minires.checkpoint.layout import (
     Checkpoint,
     CheckpointError,
     Entry,
+    UnreadableError,
     count_values,
     digest,
     is_plain,
@@ -38,6 +39,10 @@ class DamageError(Exception):
     """What was expected in a file, and what came."""
 
 
+class NewerError(DamageError):
+    """The same, of a file that another version has written."""
+
+
 class Found(NamedTuple):
     """What `load_newest` found.
 
@@ -47,7 +52,7 @@ class Found(NamedTuple):
     path : pathlib.Path
         Where it was.
     problem : CheckpointError or None
-        Why the newest could not be loaded, if `path` is the previous one.
+        Why the newest could not be loaded, if `path` is the previous one: it is gone or damaged.
     """
 
     checkpoint: Checkpoint
@@ -57,7 +62,7 @@ class Found(NamedTuple):
 
 def previous_path(path):
     """Where `save_checkpoint(path, ...)` keeps what was at `path` before."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+    return path.parent / f"{path.stem}.previous{path.suffix}"
 
 
 def load_checkpoint(path):
@@ -76,28 +81,50 @@ def load_checkpoint(path):
     ------
     CheckpointError
         If there is no such file, or anything in it is not as it was written. Nothing is ever
-        unpickled, and no more memory is taken than a file of this length can fill.
+        unpickled. The arrays take no more memory than a file of this length can fill; the manifest,
+        of at most 4 MiB, takes up to some 40 MB while it is read.
+    UnreadableError
+        The kind of CheckpointError that says nothing against the file: the system cannot read it
+        (a permission, too many open files, a broken disk), memory is short, or it is of another
+        version of the format.
     """
     path = Path(path)
     try:
         return read_file(path)
     except DamageError as damage:
+        kind = UnreadableError if isinstance(damage, NewerError) else CheckpointError
         expected, got = damage.args
     except FileNotFoundError:
-        expected, got = "a checkpoint", "no such file"
+        kind, expected, got = CheckpointError, "a checkpoint", "no such file"
     except Exception as error:  # whatever a damaged file can provoke, a broken disk included
+        kind = UnreadableError if isinstance(error, OSError | MemoryError) else CheckpointError
         expected, got = "what save_checkpoint writes", f"{type(error).__name__}: {error}"[:200]
-    raise CheckpointError(
-        f"load_checkpoint expects {path} to hold {expected}, got {got}: {way_out(path)}"
+    raise kind(
+        f"load_checkpoint expects {path} to hold {expected}, got {got}: {way_out(path, kind)}"
     )
 
 
-def way_out(path):
-    """What can be done about a checkpoint that cannot be loaded."""
+def way_out(path, kind):
+    """What can be done about a checkpoint that cannot be loaded for an error of this kind."""
     previous = previous_path(path)
-    if os.path.exists(previous):
+    there = is_there(previous)
+    if kind is UnreadableError:
+        text = "it may be whole, so nothing was changed; try again where it can be read"
+        return f"{text}, or move it away to go on from {previous.name}" if there else text
+    if there:
         return f"load {previous.name} beside it, as load_newest does"
     return "there is no previous one beside it; take another copy or train anew"
+
+
+def is_there(path):
+    """Whether something has this name, as far as the system tells; where it refuses, yes."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def load_newest(folder, name="checkpoint.npz"):
@@ -118,16 +145,20 @@ def load_newest(folder, name="checkpoint.npz"):
     ------
     CheckpointError
         If neither can be loaded; the message says why, for each.
+    UnreadableError
+        If the newest may be whole, but cannot be read; the previous one is not taken then.
     """
     newest = Path(folder) / name
     previous = previous_path(newest)
-    if not os.path.exists(newest) and not os.path.exists(previous):
+    if not is_there(newest) and not is_there(previous):
         raise CheckpointError(
             f"load_newest expects {name} or {previous.name} in {folder}, got neither: nothing has "
             f"been saved there"
         )
     try:
         return Found(load_checkpoint(newest), newest, None)
+    except UnreadableError:
+        raise
     except CheckpointError as error:
         problem = error
     try:
@@ -214,7 +245,7 @@ def parse_manifest(text):
     version, author = manifest.get("version"), manifest.get("minires")
     if type(version) is not int or version != VERSION:
         got = f"version {reprlib.repr(version)}, written by minires {reprlib.repr(author)}"
-        raise DamageError(f"version {VERSION} of the format", f"{got}, which can read it")
+        raise NewerError(f"version {VERSION} of the format", f"{got}, which can read it")
     expect_keys(manifest, {"format", "version", "minires", "meta", "arrays"}, "a manifest")
     meta, arrays = manifest["meta"], manifest["arrays"]
     if not isinstance(meta, dict) or not isinstance(arrays, list) or not isinstance(author, str):

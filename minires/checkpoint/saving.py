@@ -180,7 +180,10 @@ def encode(arrays, meta):
     expect_dict("arrays", arrays)
     expect_dict("meta", meta)
     expect_plain(meta, "meta")
-    arrays = {name: storable(name, array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        expect_storable(name, array)
+    expect_size(sum(array.nbytes for array in arrays.values()))  # before any is copied
+    arrays = {name: as_stored(array) for name, array in arrays.items()}
     numbers = [memoryview(array.reshape(-1).view(np.uint8)) for array in arrays.values()]
     entries = [
         describe(name, array.dtype.str, array.shape, data)
@@ -188,17 +191,22 @@ def encode(arrays, meta):
     ]
     text = manifest_text(entries, meta)
     layout = lay_out(text, entries)
-    if layout.size > MOST_BYTES:
-        raise ValueError(
-            f"save_checkpoint expects at most {MOST_BYTES:,} bytes in all, got {layout.size:,} or "
-            f"more: save them in parts"
-        )
+    expect_size(layout.size)
     pairs = zip(layout.heads, [text, *numbers], strict=True)
     return [*(part for pair in pairs for part in pair), layout.tail]
 
 
-def storable(name, array):
-    """An array as it is stored: little-endian, in C order; a copy only if it is not so already."""
+def expect_size(size):
+    """Refuse more bytes than a file can hold."""
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"save_checkpoint expects at most {MOST_BYTES:,} bytes in all, got {size:,} or more: "
+            f"save them in parts"
+        )
+
+
+def expect_storable(name, array):
+    """Refuse what a checkpoint cannot hold."""
     if not is_plain(name):
         raise ValueError(
             f"save_checkpoint expects names of printable text without \\, //, . or .. between "
@@ -207,13 +215,26 @@ def storable(name, array):
     if type(array) not in (np.ndarray, np.memmap):
         kind = type(array).__name__
         raise TypeError(f"save_checkpoint expects {name} to be a NumPy array, got {kind}")
-    dtype = array.dtype.newbyteorder("<")
-    if dtype.str not in DTYPES:
+    if little(array.dtype).str not in DTYPES:
         raise ValueError(
             f"save_checkpoint expects {name} of a dtype bool, int, uint, float or complex of up to "
             f"64 bits a part, got {array.dtype}"
         )
-    return np.asarray(array, dtype, order="C")
+
+
+def as_stored(array):
+    """An array in little-endian and C order; a copy only if it is not so already, or of booleans.
+
+    The bytes of a boolean are 0 or 1 in the file, whatever a view has made of them in memory.
+    """
+    if array.dtype == bool:
+        array = np.asarray(array.view(np.uint8) != 0)
+    return np.asarray(array, little(array.dtype), order="C")
+
+
+def little(dtype):
+    """The dtype in little-endian order."""
+    return dtype.newbyteorder("<")
 
 
 def manifest_text(entries, meta):
