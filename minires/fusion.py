@@ -9,8 +9,13 @@ them, so either can be trained, saved and evaluated; only recorders need the rea
 
 import copy
 
+from minires import layers as ours
+from minires.core import Layer
 from minires.layers import BatchNorm2d, Conv2d, ReLU, Residual, Sequential
-from minires.layers.fused import ConvNorm, FusedResidual, NormReLU
+from minires.layers.containers import described
+from minires.layers.fused import ConvNorm, FusedResidual, Norm, NormReLU
+
+OURS = {getattr(ours, name) for name in ours.__all__}
 
 
 def fuse(model):
@@ -21,7 +26,11 @@ def fuse(model):
         Conv2d, BatchNorm2d         Conv2d, BatchNorm2d, ReLU         BatchNorm2d, ReLU
         Residual, ReLU              where the branch ends in a BatchNorm2d
 
-    Anything else is kept as it is. Every Parameter keeps its path.
+    Every Parameter keeps its path. The layers of minires that remain are copied, so each model has
+    what lies between its own forward and backward, and either may run between those of the other.
+    A layer of another class is in both models, with all that it holds, for only itself knows what
+    of that is to be shared: let no forward of one model come between forward and backward of the
+    other then.
 
     Parameters
     ----------
@@ -31,16 +40,37 @@ def fuse(model):
     Returns
     -------
     fused : Layer
-        Shares every Parameter and running statistic with `model`. Outputs and gradients agree to
+        Shares every Parameter, running statistic and random stream with `model`; what is put in
+        their place in one model later may be missing in the other. Outputs and gradients agree to
         rounding. Recorders are refused.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no Layer.
+
+    Notes
+    -----
+    A backward pass reads the weights and, after an inference pass, the running statistics as they
+    are when it runs: what the forward needs not keep is computed again. So change nothing between
+    the two, and run no training pass.
     """
+    if not isinstance(model, Layer):
+        raise TypeError(f"fuse expects a Layer, got {described(model)}")
     if type(model)._forward is Sequential._forward:
         return fuse_sequence(model)
     if type(model) is Residual:
         twin = copy.copy(model)
         twin.branch, twin.shortcut = fuse(model.branch), fuse(model.shortcut)
         return twin
-    return model
+    return apart(model)
+
+
+def apart(layer):
+    """What stands for a layer that stays: a copy, but the layer itself if it is none of ours."""
+    if type(layer) is BatchNorm2d:
+        return Norm(layer)  # training makes new arrays of its statistics, which a copy would miss
+    return copy.copy(layer) if type(layer) in OURS else layer
 
 
 def fuse_sequence(model):

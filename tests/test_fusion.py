@@ -1,6 +1,9 @@
 """`fuse(model)` computes what the model computes, on both op sets, and shares what is trained."""
 
 import contextlib
+import copy
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ import minires
 from minires.finite import NonFiniteError
 from minires.layers.fused import ConvNorm, FusedResidual
 from minires.models import cifar
-from minires.ops import fast, reference
+from minires.ops import constant, fast, reference
+from minires.state import model_state, random_streams
 from minires.training import train_step
 
 OPS = pytest.mark.parametrize("ops", [reference, fast], ids=["reference", "fast"])
@@ -76,6 +80,105 @@ def test_the_readable_model_is_left_alone():
     assert not {ConvNorm, FusedResidual} & {type(layer) for _, layer in model.named_layers()}
 
 
+def assorted(ops=fast):
+    """A model in which most layers stay as they are."""
+    block = minires.Residual(
+        minires.Conv2d(4, 4, 3, padding=1, rng=1, ops=ops),
+        minires.Sequential(minires.Identity(), minires.PadShortcut(4, 4, ops=ops)),
+        ops=ops,
+    )
+    return minires.Sequential(
+        conv=minires.Conv2d(3, 4, 3, padding=1, rng=2, ops=ops),
+        drop=minires.Dropout(0.3, rng=3, ops=ops),
+        norm=norm(4, ops),
+        pool=minires.MaxPool2d(2, ops=ops),
+        block=block,
+        relu=minires.ReLU(ops=ops),
+        mean=minires.AvgPool2d(2, ops=ops),
+        flat=minires.Flatten(),
+        dense=minires.Dense(16, 5, rng=4, ops=ops),
+        softmax=minires.Softmax(ops=ops),
+    )
+
+
+@OPS
+@pytest.mark.parametrize("first", ["readable", "fused"])
+@pytest.mark.parametrize("make", [assorted, build])
+def test_a_pass_of_one_model_between_forward_and_backward_of_the_other(make, first, ops, rng):
+    results = []
+    x, other = rng.standard_normal((2, 4, 9, 8, 3))
+    for training in (None, False, True):
+        model = make(ops).astype(np.float64)
+        pair = model, minires.fuse(model)
+        one, two = pair if first == "readable" else pair[::-1]
+        y = one.forward(x, training=True)
+        if training is not None:
+            two.forward(other[:3], training=training)
+        dx = one.backward(np.random.default_rng(1).standard_normal(y.shape))
+        results.append([dx, *(p.grad for p in model.parameters())])
+    for found in results[1:]:
+        for a, e in zip(found, results[0], strict=True):
+            assert_array_equal(a, e)
+
+
+@OPS
+def test_statistics_and_streams_of_layers_that_stay_are_the_readable_model_s(ops, rng):
+    x = rng.standard_normal((4, 9, 8, 3), dtype=np.float32)
+    model, twin = assorted(ops), assorted(ops)
+    fused = minires.fuse(model)
+    for net in (fused, twin, model, twin):
+        net.forward(x, training=True)
+    expected = model_state(twin)
+    for net in (fused, model):
+        found = model_state(net)
+        assert list(found) == list(expected)
+        for name in expected:
+            assert_array_equal(found[name], expected[name], name)
+        assert random_streams(net) == random_streams(twin)
+    model.norm.running_mean = np.full(4, 9, np.float32)
+    assert_array_equal(fused.forward(x), model.forward(x))
+
+
+class Counting(minires.Layer):
+    """A layer of one's own that remembers something."""
+
+    def __init__(self):
+        self.passes = np.zeros(1, np.int64)
+
+    def _forward(self, x, training):
+        self.passes = self.passes + 1
+        return x, ()
+
+
+def test_a_layer_of_one_s_own_stays_in_both_models(rng):
+    model = minires.Sequential(minires.Conv2d(3, 4, 3), own=Counting())
+    minires.fuse(model).forward(rng.standard_normal((2, 9, 8, 3), dtype=np.float32))
+    assert model_state(model)["statistics/own.passes"] == 1
+
+
+def test_a_recorder_of_the_readable_model_sees_nothing_of_the_fused_one(rng):
+    model, observer = assorted(), Coarse()
+    fused = minires.fuse(model)
+    with minires.observe(model, observer):
+        fused.forward(rng.standard_normal((4, 9, 8, 3), dtype=np.float32))
+        minires.fuse(model).forward(rng.standard_normal((4, 9, 8, 3), dtype=np.float32))
+    assert observer.seen == []
+
+
+@pytest.mark.parametrize("stranger", [5, [minires.ReLU()], minires.Sequential, None], ids=repr)
+def test_what_is_no_layer_is_refused(stranger):
+    with pytest.raises(TypeError, match=r"^fuse expects a Layer, got (int 5|list|type|NoneType)"):
+        minires.fuse(stranger)
+
+
+def test_a_keras_model_is_refused_with_the_way_on():
+    from minires.keras import Model, layers
+
+    start = layers.Input(shape=(8, 8, 1))
+    with pytest.raises(TypeError, match=r"fuse expects a Layer, got Model: pass its \.layer"):
+        minires.fuse(Model(start, layers.Conv2D(4, 3)(start)))
+
+
 def test_recorders_are_refused_with_the_reason():
     fused = minires.fuse(build(reference))
     reason = pytest.raises(RuntimeError, match="record the model that `fuse` was given")
@@ -125,28 +228,44 @@ def test_a_folded_model_in_another_dtype_has_weights_of_its_own(ops, rng):
     assert_allclose(fused.forward(x), build(reference).forward(x), rtol=1e-10, atol=1e-12)
 
 
-def test_what_is_kept_of_read_only_weights_goes_with_them(rng):
+def test_what_is_kept_of_constant_weights_goes_with_them(rng):
     from minires.ops.fast import keep
 
     x, weight = rng.standard_normal((1, 40, 40, 16)), rng.standard_normal((3, 3, 16, 32))
     first, _ = fast.conv2d_forward(x, weight)
-    before = len(keep._kept)
-    weight.flags.writeable = False
+    before = len(keep._kept), len(constant._given)
+    assert constant.constant(weight) is weight
     for _ in range(2):
         again, _ = fast.conv2d_forward(x, weight)
         assert again.tobytes() == first.tobytes()
-    assert len(keep._kept) == before + 1
+    assert (len(keep._kept), len(constant._given)) == (before[0] + 1, before[1] + 1)
     del weight, _
-    assert len(keep._kept) == before
+    assert (len(keep._kept), len(constant._given)) == before
 
 
-def test_a_read_only_view_of_weights_that_may_change_is_not_kept(rng):
-    x, weight = rng.standard_normal((1, 40, 40, 16)), rng.standard_normal((3, 3, 16, 32))
-    view = weight[...]
-    view.flags.writeable = False
-    fast.conv2d_forward(x, view)
+@pytest.mark.parametrize("shape", [(3, 3, 16, 32), (3, 3, 64, 64)], ids=["direct", "winograd"])
+def test_a_frozen_weight_may_be_changed_and_frozen_again(shape, rng):
+    """`flags.writeable` is how a user freezes a layer, and no word that it stays as it is."""
+    x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((1, 12, 12, shape[2]), shape))
+    older = weight[...]
+    weight.flags.writeable = False
+    assert fast.conv2d_forward(x, weight)[0].any()
+    older[..., 0] = 0
+    assert not fast.conv2d_forward(x, weight)[0][..., 0].any()
+    weight.flags.writeable = True
     weight[...] = 0
-    assert not fast.conv2d_forward(x, view)[0].any()
+    weight.flags.writeable = False
+    assert not fast.conv2d_forward(x, weight)[0].any()
+
+
+def test_folded_weights_are_constant_in_a_copy_too(rng):
+    x = rng.standard_normal((2, 9, 8, 3))
+    fused = minires.fuse(build(fast))
+    expected = fused.forward(x)
+    for twin in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert not constant.is_constant(twin.conv.folded.weight)
+        assert_array_equal(twin.forward(x), expected)
+        assert constant.is_constant(twin.conv.folded.weight)
 
 
 @OPS
@@ -167,8 +286,10 @@ def test_paths_of_different_shapes_are_refused_as_in_the_readable_model(ops, rng
     model = minires.Sequential(sum=minires.Residual(branch, ops=ops), relu=minires.ReLU(ops=ops))
     x = rng.standard_normal((2, 5, 5, 3), dtype=np.float32)
     for either in (model, minires.fuse(model)):
-        with pytest.raises(ValueError, match="Residual expects shortcut and branch of one shape"):
-            either.forward(x, training=True)
+        for training in (True, False):
+            words = "Residual expects shortcut and branch of one shape, got (2, 5, 5, 3) from the"
+            with pytest.raises(ValueError, match=re.escape(words)):
+                either.forward(x, training=training)
 
 
 @OPS
@@ -191,6 +312,29 @@ def test_a_folded_convolution_sees_what_else_has_changed(ops, change, rng):
     else:
         model[0].bias = None
     assert_allclose(fused.forward(x), model.forward(x), rtol=1e-5, atol=1e-6)
+
+
+@OPS
+@pytest.mark.parametrize("name", ["eps", "momentum", "running_mean"])
+def test_numbers_of_numpy_in_a_norm_leave_the_dtype_alone(ops, name, rng):
+    model = minires.Sequential(minires.Conv2d(3, 4, 3, rng=0, ops=ops), norm(4, ops))
+    x, fused = rng.standard_normal((2, 5, 5, 3), dtype=np.float32), minires.fuse(model)
+    setattr(model[1], name, np.zeros(4) if name == "running_mean" else np.float64(0.05))
+    before = model[1].running_mean.dtype, model[1].running_var.dtype
+    fused.forward(x, training=True)
+    assert (model[1].running_mean.dtype, model[1].running_var.dtype) == before
+    assert fused.forward(x).dtype == np.float32
+
+
+@OPS
+def test_a_norm_in_the_place_of_another_is_folded(ops, rng):
+    x = rng.standard_normal((2, 5, 5, 3), dtype=np.float32)
+    model = minires.Sequential(conv=minires.Conv2d(3, 4, 3, rng=0, ops=ops), norm=norm(4, ops))
+    fused = minires.fuse(model)
+    fused.forward(x)
+    model.norm = fused.conv.norm = norm(4, ops)
+    model.norm.gamma.value = np.full(4, 5, np.float32)
+    assert_allclose(fused.forward(x), model.forward(x), rtol=1e-5, atol=1e-5)
 
 
 def test_an_infinite_gradient_in_a_fused_block_names_its_convolution(rng, monkeypatch):

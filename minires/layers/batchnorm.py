@@ -95,8 +95,9 @@ class BatchNorm2d(Layer):
         """Move the running statistics; into new arrays, so that `snapshot` need not copy."""
         if self.running_variance == "unbiased":
             var = var * (M / (M - 1))
-        self.running_mean = self.running_mean + self.momentum * (mean - self.running_mean)
-        self.running_var = self.running_var + self.momentum * (var - self.running_var)
+        momentum = float(self.momentum)  # NumPy's float64 would make the arrays float64
+        self.running_mean = self.running_mean + momentum * (mean - self.running_mean)
+        self.running_var = self.running_var + momentum * (var - self.running_var)
 
     def _backward(self, dy, cache):
         training, cache = cache

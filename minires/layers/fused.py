@@ -5,6 +5,7 @@ import numpy as np
 from minires.core import Layer, add_path, join_path
 from minires.layers.containers import expect_one_shape
 from minires.layers.shape import PadShortcut
+from minires.ops.constant import constant
 
 
 class Fused(Layer):
@@ -72,14 +73,16 @@ class OfNorm(Fused):
         self.norm.restore(snapshot)
 
 
-class NormReLU(OfNorm):
-    """y = relu(norm(x)) in one pass.
+class Norm(OfNorm):
+    """y = norm(x), with a cache of its own: the norm itself may be between forward and backward.
 
     Parameters
     ----------
     norm : BatchNorm2d
         Its Parameters and running statistics are used and moved.
     """
+
+    kind = ""
 
     def __init__(self, norm):
         self.norm = norm
@@ -92,13 +95,19 @@ class NormReLU(OfNorm):
         self.norm._check(x)
 
     def _forward(self, x, training):
-        return self._norm_forward(self.norm, "relu", x, training)
+        return self._norm_forward(self.norm, self.kind, x, training)
 
     def _backward(self, dy, cache):
-        return self._norm_backward(self.norm, "relu", dy, cache)[0]
+        return self._norm_backward(self.norm, self.kind, dy, cache)[0]
 
     def __repr__(self):
-        return f"NormReLU({self.norm!r})"
+        return f"{type(self).__name__}({self.norm!r})"
+
+
+class NormReLU(Norm):
+    """y = relu(norm(x)) in one pass; else a Norm."""
+
+    kind = "relu"
 
 
 class ConvNorm(OfNorm):
@@ -119,7 +128,7 @@ class ConvNorm(OfNorm):
     def __init__(self, conv, norm, norm_name, *, relu):
         self.conv, self.norm = conv, norm
         self.norm_name, self.relu = norm_name, relu
-        self.folded = Folded(conv, norm)
+        self.folded = Folded()
 
     def named_layers(self, prefix=""):
         """Convolution and norm under the paths that they had beside each other."""
@@ -132,7 +141,7 @@ class ConvNorm(OfNorm):
 
     def _forward(self, x, training):
         if not training:
-            return self.folded.forward(x, relu=self.relu), (x, None, None)
+            return self.infer(x, relu=self.relu), (x, None, None)
         y, conv_cache, moments = self.convolve(x)
         y, cache = self._norm_forward(self.norm, self._kind, y, True, moments=moments)
         return y, (None, conv_cache, cache)
@@ -140,6 +149,12 @@ class ConvNorm(OfNorm):
     @property
     def _kind(self):
         return "relu" if self.relu else ""
+
+    def infer(self, x, residual=None, *, relu):
+        """relu(norm(conv(x)) + residual), or without the ReLU, by one convolution."""
+        conv = self.conv
+        folded = self.folded.weights(conv, self.norm)
+        return conv.ops.conv2d_add_relu_forward(x, *folded, residual, relu=relu, **window(conv))
 
     def convolve(self, x):
         """The convolution in training: its output, its cache, and the moments of the output."""
@@ -200,28 +215,19 @@ def conv_gradients(conv, dy, cache, other=None):
 
 
 class Folded:
-    """A convolution and the batch norm behind it as one convolution, for inference.
+    """The weights of a convolution and the batch norm behind it as one, for inference.
 
         (x * w + b - mean) s + beta = x * (w s) + (b - mean) s + beta,  s = gamma / sqrt(var + eps)
 
-    The new weights are made when the numbers behind them have changed, and kept till then. They
-    are marked as read-only, so that `ops.fast` may keep what it makes of them, too.
+    The new weights are made when the numbers behind them have changed, and kept till then. No
+    number in them changes, so ops may keep what they make of them, too.
     """
 
-    def __init__(self, conv, norm):
-        self.conv, self.norm = conv, norm
+    def __init__(self):
         self.weight = self.bias = self.made_of = None
 
-    def forward(self, x, residual=None, *, relu):
-        """relu(norm(conv(x)) + residual), or without the ReLU."""
-        self.refresh()
-        return self.conv.ops.conv2d_add_relu_forward(
-            x, self.weight, self.bias, residual, relu=relu, **window(self.conv)
-        )
-
-    def refresh(self):
-        """Make weight and bias anew if anything behind them has changed."""
-        conv, norm = self.conv, self.norm
+    def weights(self, conv, norm):
+        """Weight and bias, made anew if anything behind them has changed."""
         weight, gamma, beta = conv.weight.value, norm.gamma.value, norm.beta.value
         mean, var = norm.running_mean, norm.running_var
         sources = [weight, gamma, beta, mean, var]
@@ -229,13 +235,13 @@ class Folded:
             sources.append(conv.bias.value)
         eps, kept = self.made_of or (None, ())
         if eps == norm.eps and len(kept) == len(sources) and all(map(same_bytes, kept, sources)):
-            self.weight.flags.writeable = False  # a copy of this layer has forgotten it
-            return
+            return constant(self.weight), self.bias  # a copy of this layer has forgotten it
         scale = gamma / np.sqrt(var + norm.eps)
         bias = conv.bias.value if conv.bias else 0
-        self.weight, self.bias = weight * scale, (bias - mean) * scale + beta
-        self.weight.flags.writeable = False
+        folded = weight * scale, (bias - mean) * scale + beta
+        self.weight, self.bias = (a.astype(weight.dtype, copy=False) for a in folded)
         self.made_of = norm.eps, [bytearray(source.tobytes()) for source in sources]
+        return constant(self.weight), self.bias
 
 
 def same_bytes(kept, source):
@@ -262,7 +268,7 @@ class FusedResidual(Fused):
     Parameters
     ----------
     branch : Sequential
-        Fused; its last layer is a ConvNorm without ReLU, or a BatchNorm2d.
+        Fused; its last layer is a ConvNorm without ReLU, or a Norm.
     shortcut : Layer
     ops : module
     """
@@ -284,18 +290,27 @@ class FusedResidual(Fused):
         conv_cache = moments = None
         if pair:
             x, conv_cache, moments = self._convolve_twice(x, *pair, name, last)
-            name, last = last.norm_name, last.norm
+            name = last.norm_name
         elif isinstance(last, ConvNorm):
             self._through(f"branch.{name}", last._check, x)
             if not training:
-                return last.folded.forward(x, shortcut, relu=True), (start, None, None)
+                return self._infer(last, x, shortcut, start), (start, None, None)
             x, conv_cache, moments = self._through(f"branch.{name}", last.convolve, x)
-            name, last = last.norm_name, last.norm
+            name = last.norm_name
         expect_one_shape(shortcut, x, start)
         more = {"moments": moments}
-        finish = self._norm_forward, last, "add_relu", x, training, shortcut
+        finish = self._norm_forward, last.norm, "add_relu", x, training, shortcut
         y, cache = self._through(f"branch.{name}", *finish, **more)
         return y, (None, conv_cache, cache)
+
+    def _infer(self, last, x, shortcut, start):
+        """The folded end of the branch; of two shapes, a Residual's error is given."""
+        try:
+            return last.infer(x, shortcut, relu=True)
+        except ValueError as error:
+            refused = error
+        expect_one_shape(shortcut, last.infer(x, relu=False), start)
+        raise refused
 
     def _convolve_twice(self, x, inner, first, name, last):
         """The convolutions of two ConvNorms; what stands between them is not stored.
@@ -325,8 +340,7 @@ class FusedResidual(Fused):
         if x is not None:  # a folded convolution kept nothing that a gradient needs
             conv_cache, norm_cache = self._forward_again(before, last, x)
         conv = last.conv if isinstance(last, ConvNorm) else None
-        norm = last if conv is None else last.norm
-        dx, dsum = self._norm_backward(norm, "add_relu", dy, norm_cache)
+        dx, dsum = self._norm_backward(last.norm, "add_relu", dy, norm_cache)
         if conv is not None:
             given = conv, dx, conv_cache
             if not before:
