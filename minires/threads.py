@@ -5,7 +5,7 @@ from minires.ops import fast
 
 
 def set_num_threads(n):
-    """Run the fast ops on `n` threads; no bit of any result depends on it.
+    """Run the fast ops on `n` threads; no bit of any result depends on `n`.
 
     Parameters
     ----------
@@ -21,9 +21,10 @@ def set_num_threads(n):
     Notes
     -----
     It holds for the Python thread that calls it, as in Numba; others start with all threads. What
-    NumPy does, the dense layer and convolutions left to the reference, follows
-    `threadpoolctl.threadpool_limits`; but short products between kernels stay on one thread.
-    Without Numba, or with NUMBA_DISABLE_JIT=1, there are no threads and nothing to set.
+    NumPy does, the dense layer and convolutions left to the reference, stays on one thread below
+    2^23 multiply-adds. From there on it runs on the threads of NumPy's BLAS, which follow
+    `threadpoolctl.threadpool_limits`, and whose number may change the last bit.
+    Without Numba, or with its compiler switched off, there are no threads and nothing to set.
     """
     n = expect_int("set_num_threads", "n", n)
     if not fast.compiles():

@@ -111,6 +111,37 @@ print("numba" in sys.modules)
     assert run(code, tmp_path, NUMBA_DISABLE_JIT="1").split() == ["True", "1", "False"]
 
 
+@pytest.mark.parametrize("way", ["file", "program"])
+def test_however_the_jit_is_switched_off_the_reference_runs(way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where Numba looks for its file
+    monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
+    code = "import numba; numba.config.DISABLE_JIT = 1\n" if way == "program" else ""
+    if way == "file":
+        pytest.importorskip("yaml")
+        Path(".numba_config.yaml").write_text("disable_jit: 1")
+    code += """
+import minires as mr, numpy as np
+from minires.ops import fast, reference
+print(fast.implementation("relu_forward") is reference.relu_forward)
+mr.set_num_threads(7)
+print(mr.get_num_threads(), fast.relu_forward(np.array([-1.0, 2.0]))[0])
+"""
+    assert run(code, tmp_path) == "True\n1 [0. 2.]"
+
+
+def test_a_jit_that_is_switched_off_between_two_ops_is_an_error_that_says_so(cache):
+    code = """
+import numba
+work()
+numba.config.DISABLE_JIT = 1
+try:
+    fast.add_forward(np.ones(3), np.ones(3))
+except RuntimeError as error:
+    print(error)
+"""
+    assert "DISABLE_JIT to stay as it was at the first fast op" in run(CHEAP + code, cache)
+
+
 def test_where_numba_cannot_be_imported_the_reference_runs_with_a_warning(tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.0 or less')")
     code = f"""

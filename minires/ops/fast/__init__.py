@@ -1,8 +1,9 @@
 """The ops in Numba, to run: the same functions, arguments and results as `minires.ops.reference`.
 
-Numba is imported, and a kernel compiled, when the first op is called. With NUMBA_DISABLE_JIT=1, or
-where Numba cannot be imported, every op is the reference's. `covers` says which calls have a
-kernel. Start with `simd`, then `conv`, then `winograd`.
+Numba is imported, and a kernel compiled, when the first op is called. If compiling is switched off
+by then (NUMBA_DISABLE_JIT=1, or `disable_jit` in Numba's file or in `numba.config`), or where Numba
+cannot be imported, every op is the reference's. `covers` says which calls have a kernel. Start with
+`simd`, then `conv`, then `winograd`.
 """
 
 import functools
@@ -21,7 +22,9 @@ def compiles():
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return False
     try:
-        importlib.import_module("numba")
+        numba = importlib.import_module("numba")
+        if numba.config.DISABLE_JIT:  # by a file, or by a program
+            return False
         importlib.import_module(f"{__name__}.progress")  # which listens to it
     except ImportError as error:  # absent, or one that refuses this NumPy
         warnings.warn(

@@ -135,7 +135,11 @@ def kernel(part):
 
     run.__module__, run.__qualname__ = part.__module__, part.__qualname__  # for profilers
     run = numba.njit(run, **OPTIONS)
-    assert isinstance(run, Dispatcher)
+    if not isinstance(run, Dispatcher):
+        raise RuntimeError(
+            "ops.fast expects numba.config.DISABLE_JIT to stay as it was at the first fast op, got "
+            "it switched on since: set it before"
+        )
     run._cache = DiskCache(part, "parts")
 
     @functools.wraps(part)
