@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import json
 import os
 import re
@@ -20,8 +21,11 @@ from PIL import Image
 import minires as mr
 from minires.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minires.cli import main
+from minires.cli.streams import Lenient
+from minires.cli.train import warn_of_missing_warm_up
 from minires.data import Dataset
 from minires.data.augment import shrink
+from minires.ops.fast import compiles
 from minires.runs import (
     RECIPES,
     Recipe,
@@ -33,7 +37,10 @@ from minires.runs import (
     open_saved,
     resume,
 )
+from minires.runs.lock import LOCK, alone, take
 from minires.runs.results import Results
+from minires.runs.run import WRITTEN, origin
+from minires.runs.stop import Terminated
 from minires.runs.trainer import order
 from minires.state import model_state, optimizer_state
 
@@ -158,6 +165,18 @@ def test_he2015_is_the_recipe_of_the_paper():
     assert (made.pad, made.flip, made.cutout) == (4, True, 0)
     np.testing.assert_allclose(made.mean, data.x_train.mean(axis=0), rtol=1e-6)  # of each pixel
     assert len(set(made.scale.tolist())) == 1  # nothing but a change of units
+
+
+def test_a_warm_up_of_the_paper_that_the_recipe_lacks_is_told_where_it_counts(capsys):
+    he2015 = RECIPES["he2015"]
+    warn_of_missing_warm_up(Settings("resnet110", "digits", he2015.changed(epochs=3)))
+    said = capsys.readouterr().err
+    assert "he2015 has no warm-up: the paper trained ResNet-110 at a learning rate of 0.01" in said
+    assert said.count("\n") == 1
+    warn_of_missing_warm_up(Settings("resnet56", "digits", he2015))
+    warn_of_missing_warm_up(Settings("resnet110", "digits", he2015.changed(lr=0.01)))
+    warn_of_missing_warm_up(Settings("resnet110", "digits", RECIPES["adam"]))
+    assert capsys.readouterr().err == ""
 
 
 def test_the_articles_recipe_is_kerass_adam():
@@ -543,6 +562,8 @@ def test_a_finished_run_resumes_to_its_report(finished, capsys):
         (["--data", "digits"], "got resnet8 on digits"),
         (["--overwrite"], "either --resume or --overwrite, got both"),
         (["--out", "elsewhere"], "expected one folder, got --resume"),
+        (["--out", ""], "expected --out to name a folder, got ''"),
+        (["--resume", ""], "expected --resume to name a folder, got ''"),
     ],
 )
 def test_a_run_goes_on_as_it_was_begun(more, words, finished, capsys):
@@ -555,6 +576,11 @@ def test_a_run_goes_on_as_it_was_begun(more, words, finished, capsys):
 
 def test_the_whole_command_with_resume_behind_it_goes_on(finished):
     assert run_cli(finished, "--resume") == 0
+
+
+def test_one_folder_may_be_written_in_two_ways(finished, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    assert main(["train", "--resume", "run", "--out", f"{finished}/"]) == 0
 
 
 def test_resume_without_a_run_says_so(tmp_path, capsys):
@@ -576,21 +602,51 @@ def test_other_images_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("meta", "arrays"),
     [
-        ({"progress": {}}, {}),
+        ({"progress": []}, {}),
         ({"progress": {"history": [{"epoch": 1}]}}, {}),
-        ({"data": {}}, {}),
+        ({"progress": {"history": []}}, {}),
+        ({"progress": {"count": 5}}, {}),
+        ({"progress": {"seconds": []}}, {}),
+        ({"data": None}, {}),
+        ({"data": {"class_names": []}}, {}),
+        ({"data": {"train": None}}, {}),
+        ({"data": {"input_shape": "881"}}, {}),
+        ({"data": {"dtype": "{"}}, {}),
         ({"origins": None}, {}),
-        ({"settings": {"model": "resnet8"}}, {}),
+        ({"origins": []}, {}),
+        ({"origins": [{"versions": {}}]}, {}),
+        ({"settings": {"recipe": {}}}, {}),
+        ({"settings": {"model_options": []}}, {}),
+        ({"settings": {"data": ["x"]}}, {}),
+        ({"settings": {"seed": -1}}, {}),
+        ({"settings": {"image_size": ["a", "b"]}}, {}),
+        ({"step": 5}, {}),
+        ({}, {"optimizer/Adam/steps": np.array(1000)}),
         ({}, {"preprocess/mean": np.zeros(7, np.float32)}),
     ],
+    ids=str,
 )
 def test_a_whole_checkpoint_of_something_else_is_refused(meta, arrays, finished, capsys):
     held = load_checkpoint(finished / "checkpoint.npz")
-    save_checkpoint(finished / "checkpoint.npz", held.arrays | arrays, held.meta | meta)
+    meta = {k: held.meta[k] | v if isinstance(v, dict) else v for k, v in meta.items()}
+    expect_refusal(finished, held.arrays | arrays, held.meta | meta, capsys)
+
+
+def test_a_history_of_text_or_with_an_epoch_too_few_is_refused(finished, capsys):
+    held = load_checkpoint(finished / "checkpoint.npz")
+    first, last = held.meta["progress"]["history"]
+    for rows in ([first, last | {"loss": "x"}], [first], [last], [first, last, last]):
+        progress = held.meta["progress"] | {"history": rows}
+        expect_refusal(finished, held.arrays, held.meta | {"progress": progress}, capsys)
+
+
+def expect_refusal(finished, arrays, meta, capsys):
+    """With this checkpoint no command goes on; each says so in a line that names the file."""
+    save_checkpoint(finished / "checkpoint.npz", arrays, meta)
     for command in (["evaluate", str(finished)], ["train", "--resume", str(finished)]):
         assert main(command) == 2
         error = capsys.readouterr().err
-        assert "to be of a run of this version of `minires train`" in error
+        assert f"{finished / 'checkpoint.npz'} to be of a run of this version of `min" in error
         assert error.count("\n") == 1
 
 
@@ -614,8 +670,10 @@ def test_a_stored_recipe_depends_on_nobodys_defaults():
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_told(finished, capsys):
     whole = load_checkpoint(finished / "checkpoint.npz")
     path = finished / "checkpoint.npz"
-    path.write_bytes(path.read_bytes()[:-100])
+    damaged = path.read_bytes()[:-100]
+    path.write_bytes(damaged)
     assert main(["train", "--resume", str(finished)]) == 0
+    assert (finished / "checkpoint.damaged.npz").read_bytes() == damaged
     captured = capsys.readouterr()
     assert "minires: warning" in captured.err
     assert "from step 3" in captured.out
@@ -629,6 +687,214 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_told(finished, 
         open_saved(finished)
     assert main(["evaluate", str(finished)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def contents(folder):
+    """{name: bytes} of what a run writes and of all else there."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("command", [["report"], ["train", "--resume"]])
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_replaced(
+    command, finished, monkeypatch, capsys
+):
+    before = contents(finished)
+
+    def read_nothing(*arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("minires.checkpoint.reading.read_array", read_nothing)
+    assert main([*command, str(finished)]) == 2
+    error = capsys.readouterr().err
+    assert "Too many open files" in error
+    assert error.count("\n") == 1
+    assert contents(finished) == before
+
+
+# ---- one process a folder
+
+
+def test_a_folder_in_which_another_trains_is_left_alone(finished, capsys):
+    with alone(finished):
+        before = contents(finished)
+        for command in (
+            ["train", *FAST, "--out", str(finished), "--overwrite"],
+            ["train", "--resume", str(finished)],
+            ["report", str(finished)],
+        ):
+            assert main(command) == 2
+            assert capsys.readouterr().err == (
+                f"minires: error: expected a folder that no other process trains in, got "
+                f"'{finished}' (process {os.getpid()})\n"
+            )
+        assert contents(finished) == before
+        assert main(["evaluate", str(finished)]) == 0
+    assert not (finished / LOCK).exists()
+    (finished / LOCK).write_text("4711")  # as a killed process leaves it
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert not (finished / LOCK).exists()
+
+
+def test_a_new_folder_is_held_from_the_look_at_it_to_the_report(tmp_path, monkeypatch, capsys):
+    codes = []
+
+    def meanwhile(function):
+        def watched(*arguments, **options):
+            codes.append(run_cli(tmp_path, "--overwrite"))
+            return function(*arguments, **options)
+
+        return watched
+
+    monkeypatch.setattr(Settings, "load_data", meanwhile(Settings.load_data))
+    monkeypatch.setattr(Run, "report", meanwhile(Run.report))
+    assert run_cli(tmp_path, "--epochs", "1") == 0
+    assert codes == [2, 2]
+
+
+def test_a_lock_file_that_its_holder_removes_in_between_is_not_taken_for_held(
+    tmp_path, monkeypatch
+):
+    fcntl = pytest.importorskip("fcntl")
+    path, flock, calls = tmp_path / LOCK, fcntl.flock, []
+
+    def late(*arguments):
+        calls.append(path.unlink() if not calls else None)
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    descriptor = take(path)
+    assert os.path.samestat(os.fstat(descriptor), path.stat())
+    assert len(calls) == 2
+    os.close(descriptor)
+
+
+# ---- what cannot be written
+
+
+def test_a_full_disk_at_the_beginning_leaves_no_half_recipe_and_resume_writes_it(
+    tmp_path, monkeypatch, capsys
+):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert run_cli(tmp_path) == 2
+    path = tmp_path / "recipe.json"
+    error = capsys.readouterr().err
+    assert f"could not write {path} (No space left on device)" in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["checkpoint.npz"]
+    assert main(["train", "--resume", str(tmp_path)]) == 0
+    whole = json.loads(path.read_text())
+    assert whole == open_saved(tmp_path).settings.as_dict() | whole
+    assert whole["versions"] == open_saved(tmp_path).checkpoint.meta["origins"][0]["versions"]
+
+
+@pytest.mark.parametrize("harm", ["", "[]", None])
+def test_a_recipe_that_is_empty_or_of_another_run_is_written_anew_by_resume(harm, finished):
+    path = finished / "recipe.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"seed": 0', '"seed": 1') if harm is None else harm)
+    saved = open_saved(finished)
+    resume(finished, saved, saved.settings.load_data())
+    for name in ("model", "data", "recipe", "seed", "versions", "machine"):
+        assert json.loads(path.read_text())[name] == json.loads(whole)[name]
+
+
+@pytest.mark.parametrize("name", ["mistakes.png", "checkpoint.npz"])
+def test_a_folder_with_the_name_of_a_file_of_a_run_stops_before_anything_goes(
+    name, finished, capsys
+):
+    assert name in WRITTEN
+    (finished / name).unlink(missing_ok=True)
+    (finished / name).mkdir()
+    before = contents(finished)
+    assert run_cli(finished, "--overwrite") == 2
+    assert f"expected {finished / name} to be a file of a run" in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("name", ["report.md", "confusion.png", "history.csv", "results.json"])
+def test_what_of_the_report_cannot_be_written_is_named_and_how_to_go_on(name, finished, capsys):
+    (finished / name).unlink()
+    (finished / name).mkdir()
+    assert main(["train", "--resume", str(finished)]) == 2
+    error = capsys.readouterr().err
+    assert f"could not write {finished / name} (Is a directory)" in error
+    assert f"the training is saved; the report is written by: minires report {finished}" in error
+    assert error.count("\n") == 1
+
+
+class NobodyReads(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def write(self, text=""):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    flush = write
+
+
+def test_training_goes_on_to_its_report_where_nobody_reads_what_it_says(finished, monkeypatch):
+    shutil.copy(finished / "checkpoint.previous.npz", finished / "checkpoint.npz")
+    (finished / "report.md").unlink()
+    monkeypatch.setattr(sys, "stdout", NobodyReads())
+    monkeypatch.setattr(sys, "stderr", NobodyReads())
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert load_checkpoint(finished / "checkpoint.npz").meta["step"] == 6
+    assert (finished / "report.md").exists()
+    assert main(["train", "--resume", str(finished), "--seed", "1"]) == 2  # complains to nobody
+
+
+def test_lines_after_the_first_that_cannot_be_printed_go_nowhere():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as stream:
+        for _ in range(3):
+            print("a line", file=Lenient(stream), flush=True)
+        stream.write("the last flush does not fail either")
+
+
+# ---- what it is trained by
+
+
+def test_another_program_or_processor_that_goes_on_is_told(finished, monkeypatch, capsys):
+    now = origin("fast")
+    assert now["compiled"] == compiles()
+    assert not origin("reference")["compiled"]
+    others = [
+        ("numpy", now | {"versions": now["versions"] | {"numpy": "0.1"}}),
+        ("processor", now | {"machine": now["machine"] | {"processor": "abacus"}}),
+        ("compiled", now | {"compiled": not compiles()}),
+    ]
+    for name, other in others:
+        monkeypatch.setattr("minires.cli.train.origin", lambda ops, other=other: other)
+        assert main(["train", "--resume", str(finished)]) == 0
+        error = capsys.readouterr().err
+        assert re.match(f"minires: warning: trained so far with {{'{name}': .*}}, now {{", error)
+        assert error.count("\n") == 1
+
+
+def test_a_run_from_before_it_was_recorded_whether_ops_compile_goes_on_unwarned(finished, capsys):
+    held = load_checkpoint(finished / "checkpoint.npz")
+    origins = [{k: v for k, v in o.items() if k != "compiled"} for o in held.meta["origins"]]
+    save_checkpoint(finished / "checkpoint.npz", held.arrays, held.meta | {"origins": origins})
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+LARGE = """
+import os, sys
+large = b"x" * 400_000_000
+code = "from minires.runs.machine import peak_memory; print(peak_memory())"
+os.execv(sys.executable, [sys.executable, "-c", code])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_the_peak_memory_is_not_that_of_the_program_that_started_this_one():
+    said = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert 10e6 < int(said.stdout) < 390e6
 
 
 # ---- interruptions
@@ -658,6 +924,54 @@ def test_the_first_signal_is_noted_and_the_second_stops(python_s_ctrl_c, capsys)
     assert "once more to stop at once" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         press_ctrl_c()
+
+
+def test_the_note_of_a_signal_cannot_fail(python_s_ctrl_c, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", NobodyReads())
+    with StopRequest() as stop:
+        press_ctrl_c()
+        assert stop
+
+
+def test_the_second_sigterm_ends_with_its_own_code(finished, monkeypatch, capsys):
+    def train(self, **options):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Run, "train", train)
+    with pytest.raises(Terminated), StopRequest():
+        train(None)
+    assert main(["train", "--resume", str(finished)]) == 143
+    assert "minires: error: interrupted\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_after_the_last_step_still_gives_its_code(
+    number, code, finished, monkeypatch, python_s_ctrl_c, capsys
+):
+    train = Run.train
+
+    def interrupted(self, **options):
+        done = train(self, **options)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        return done
+
+    monkeypatch.setattr(Run, "train", interrupted)
+    assert main(["train", "--resume", str(finished)]) == code
+    assert "interrupted at step 6 of 6, saved; go on with" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_report_says_that_the_training_is_saved(
+    finished, monkeypatch, python_s_ctrl_c, capsys
+):
+    monkeypatch.setattr("minires.runs.run.measure", lambda *_, **options: press_ctrl_c())
+    assert main(["train", "--resume", str(finished)]) == 130
+    assert capsys.readouterr().err == (
+        f"minires: error: interrupted (the training is saved; the report is written by: minires "
+        f"report {finished})\n"
+    )
 
 
 KILLS = int(os.environ.get("MINIRES_KILLS", "3"))  # 100 take three minutes
@@ -711,6 +1025,17 @@ def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(number, code, tmp_pa
     assert f"go on with: minires train --resume {tmp_path}" in error
     assert "Traceback" not in error
     assert_ends_the_same(tmp_path, uninterrupted)
+
+
+def test_ctrl_c_that_ends_the_reader_of_the_pipe_first_saves_all_the_same(tmp_path):
+    process = start(tmp_path, "--save-every", "1000")
+    process.stdout.close()  # as of `minires train 2>&1 | tee log`
+    process.stderr.close()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert open_saved(tmp_path).checkpoint.meta["step"] > 0
+    assert not (tmp_path / "report.md").exists()
 
 
 def test_after_kill_9_at_random_moments_a_resumed_run_ends_the_same(tmp_path, uninterrupted):

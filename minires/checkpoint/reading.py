@@ -109,7 +109,7 @@ def way_out(path, kind):
     previous = previous_path(path)
     there = is_there(previous)
     if kind is UnreadableError:
-        text = "it may be whole, so nothing was changed; try again where it can be read"
+        text = "it may be whole and is left as it is; try again where it can be read"
         return f"{text}, or move it away to go on from {previous.name}" if there else text
     if there:
         return f"load {previous.name} beside it, as load_newest does"

@@ -24,6 +24,7 @@ from minires.cli import (
     warmup,
 )
 from minires.cli.arguments import Parser
+from minires.cli.streams import Lenient
 from minires.finite import NonFiniteError
 
 COMMANDS = (
@@ -56,8 +57,8 @@ def main(argv=None):
         # machine; one thread also makes results independent of the number of cores
         with threadpool_limits(limits=1, user_api="blas"):
             return options.run(options)
-    except KeyboardInterrupt:
-        return complain("interrupted", code=130)
+    except KeyboardInterrupt as error:
+        return interrupted(error)
     except NonFiniteError as error:
         return complain(error, code=1)
     except BrokenPipeError:
@@ -70,7 +71,7 @@ def main(argv=None):
     except RuntimeError as error:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
-        return complain("interrupted", code=130)  # while a class of Numba's was being made
+        return interrupted(error.__cause__)  # while a class of Numba's was being made
 
 
 def make_parser():
@@ -99,7 +100,14 @@ def make_parser():
 
 
 def complain(message, code):
-    """One line on stderr."""
+    """One line on stderr, of an error or in words."""
     lines = [str(message), *getattr(message, "__notes__", [])]
-    print(f"minires: error: {' '.join(' '.join(lines).split())}", file=sys.stderr)
+    line = f"minires: error: {' '.join(' '.join(lines).split())}"
+    print(line, file=sys.stderr and Lenient(sys.stderr))
     return code
+
+
+def interrupted(error):
+    """The line and the exit code of a KeyboardInterrupt, a shell's 128 + signal."""
+    words = " ".join(["interrupted", *getattr(error, "__notes__", [])])
+    return complain(words, code=getattr(error, "code", 130))

@@ -1,7 +1,6 @@
 """write the report of a run anew: accuracy, confusion, mistakes"""
 
-from minires.cli.arguments import make_folder
-from minires.cli.saved import add_arguments, data_of, opened, report
+from minires.cli.saved import add_arguments, claimed, data_of, opened, report
 from minires.runs import resume
 
 EXAMPLE = "minires report run"
@@ -10,7 +9,7 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 def run(options):
     """Classify the test images and write the report, of a run that is not finished too."""
-    saved = opened(options.folder)
-    folder = make_folder(options.folder)  # a folder to read from is of no use here
-    settings, data = data_of(saved, options)
-    return report(resume(folder, saved._replace(settings=settings), data))
+    with claimed(options.folder):  # a folder to read from is of no use here
+        saved = opened(options.folder)
+        settings, data = data_of(saved, options)
+        return report(resume(options.folder, saved._replace(settings=settings), data))

@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from minires.cli.arguments import add_data_files
+from minires.cli.arguments import add_data_files, make_folder
 from minires.runs import open_saved
+from minires.runs.lock import alone
 
 
 def add_arguments(parser):
@@ -21,6 +22,11 @@ def opened(folder):
     return saved
 
 
+def claimed(folder):
+    """A context that holds a run folder, if it is there, and can be written to."""
+    return alone(make_folder(folder) if Path(folder).is_dir() else folder)
+
+
 def data_of(saved, options):
     """The settings of a run, with the files where they are now, and its Dataset."""
     settings = saved.settings
@@ -30,8 +36,15 @@ def data_of(saved, options):
 
 
 def report(this):
-    """Write the report and print its first line."""
-    tell(this.report())
+    """Write the report and print its first line; an error says how to go on."""
+    try:
+        results = this.report()
+    except (OSError, KeyboardInterrupt) as error:
+        error.add_note(
+            f"(the training is saved; the report is written by: minires report {this.folder})"
+        )
+        raise
+    tell(results)
     print(f"wrote report.md, its pictures, the history and the checkpoint into {this.folder}")
     return 0
 

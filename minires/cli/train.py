@@ -1,16 +1,18 @@
 """train a model: a recipe, checkpoints to resume from, a report"""
 
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from minires.cli.arguments import add_data, make_folder, non_negative, positive_int, seed
-from minires.cli.saved import opened, report
+from minires.cli.saved import claimed, opened, report
+from minires.cli.streams import lenient
 from minires.data import FILE_LOADERS, LOADERS
 from minires.history import describe as line
 from minires.runs import RECIPES, Settings, StopRequest, begin, resume
-from minires.runs.machine import versions
-from minires.runs.run import WRITTEN
+from minires.runs.lock import alone
+from minires.runs.run import WRITTEN, origin
 from minires.runs.settings import OPS
 
 EXAMPLE = "minires train --model resnet20 --data cifar10 --recipe fast20 --out run"
@@ -26,6 +28,7 @@ NAMED = *LOADERS, *FILE_LOADERS
 SCHEDULES = "constant", "cosine", "one-cycle"
 # options, and what they are called in Settings
 PLAIN = {"model": "model", "data": "data", "seed": "seed", "ops": "ops", "image_size": "image_size"}
+MACHINE = "processor", "compiled"  # what decides the last digits besides versions
 IN_RECIPE = "epochs", "batch_size", "lr", "label_smoothing"
 
 
@@ -56,30 +59,48 @@ def add_arguments(parser):
 
 
 def run(options):
-    """Train, then write the report."""
+    """Train, then write the report; the folder is held meanwhile."""
+    for name in ("out", "resume"):
+        if getattr(options, name) == "":
+            raise ValueError(f"expected --{name} to name a folder, got ''")
+    with lenient(), ExitStack() as stack:
+        make = (begun if options.resume is None else resumed)(options, stack)
+        return trained(make, options)
+
+
+def trained(make, options):
+    """Train the Run that `make` makes, then write its report."""
     going_on = options.resume is not None
-    make = resumed(options) if going_on else begun(options)
     with StopRequest() as stop:
         this = make()
         print(introduction(this, going_on), flush=True)
         warn_of_late_steps(this.settings.recipe, this.trainer.total)
-        finished = this.train(
-            save_every=options.save_every,
-            stop=stop,
-            on_epoch_end=lambda epoch: print(line(epoch), flush=True),
-        )
-    if not finished:
+        warn_of_missing_warm_up(this.settings)
+        try:
+            finished = this.train(
+                save_every=options.save_every,
+                stop=stop,
+                on_epoch_end=lambda epoch: print(line(epoch), flush=True),
+            )
+        except OSError as error:
+            error.add_note(f"(go on with: minires train --resume {this.folder})")
+            raise
+    if stop or not finished:
         return stopped(this, stop)
     return report(this)
 
 
-def begun(options):
-    """A function that makes the new Run in the folder `--out`, once all was found to be there."""
+def begun(options, stack):
+    """A function that makes the new Run in the folder `--out`, once all was found to be there.
+
+    The folder is held until `stack`, an ExitStack, is closed.
+    """
     if options.model is None:
         raise ValueError("expected --model, a name that `minires summary` knows, or --resume")
     settings = changed(Settings("resnet8", "digits", RECIPES["adam"]), options)
     expect_folders_apart(settings, options)
     folder = make_folder(options.out or OUT)
+    stack.enter_context(alone(folder))  # before the look at what it holds
     held = [name for name in WRITTEN if (folder / name).exists()]
     if held and not options.overwrite:
         raise ValueError(
@@ -118,13 +139,26 @@ def warn_of_late_steps(recipe, total):
         )
 
 
-def resumed(options):
+def warn_of_missing_warm_up(settings):
+    """Say so where the paper begins with another learning rate than its recipe."""
+    he2015 = RECIPES["he2015"]
+    name = settings.recipe.name.partition(",")[0]
+    if (settings.model, name, settings.recipe.lr) == ("resnet110", he2015.name, he2015.lr):
+        print(
+            f"minires: warning: {he2015.name} has no warm-up: the paper trained ResNet-110 at a "
+            f"learning rate of 0.01 first, for about 400 steps, before {he2015.lr}",
+            file=sys.stderr,
+        )
+
+
+def resumed(options, stack):
     """The same for the Run in the folder of `--resume`; refuses options that contradict it."""
     folder = Path((options.out or OUT) if options.resume is True else options.resume)
-    if options.resume is not True and options.out not in (None, options.resume):
+    if options.out is not None and Path(options.out).resolve() != folder.resolve():
         raise ValueError(f"expected one folder, got --resume {folder} and --out {options.out}")
     if options.overwrite:
         raise ValueError("expected either --resume or --overwrite, got both")
+    stack.enter_context(claimed(folder))
     saved = opened(folder)
     wanted = changed(saved.settings, options)
     if wanted != changed(saved.settings, None, root=wanted.root):
@@ -132,16 +166,31 @@ def resumed(options):
             f"a run goes on as it was begun: expected {told(saved.settings)}, "
             f"got {told(wanted)}; begin another with another --out"
         )
-    make_folder(folder)
-    before = saved.checkpoint.meta["origins"][-1]["versions"]
-    if before != versions():
-        print(
-            f"minires: warning: trained so far with {before}, now {versions()}: the last digits "
-            f"may come out otherwise than without the interruption",
-            file=sys.stderr,
-        )
+    warn_of_other_machine(saved)
     data = wanted.load_data(options.download)
     return partial(resume, folder, saved._replace(settings=wanted), data)
+
+
+def warn_of_other_machine(saved):
+    """Say so if another program or processor is to go on, which may round otherwise."""
+    before = rounds_by(saved.checkpoint.meta["origins"][-1])
+    now = rounds_by(origin(saved.settings.ops))
+    told = before.keys() | now.keys()
+    told -= {name for name in MACHINE if before.get(name) is None}  # not recorded at the time
+    told = sorted(name for name in told if before.get(name) != now.get(name))
+    if told:
+        was, is_now = ({name: found.get(name) for name in told} for found in (before, now))
+        print(
+            f"minires: warning: trained so far with {was}, now {is_now}: the last digits may "
+            f"come out otherwise than without the interruption",
+            file=sys.stderr,
+        )
+
+
+def rounds_by(origin):
+    """What of an origin decides the last digits, {name: value}."""
+    found = {"processor": origin.get("machine", {}).get("processor")}
+    return found | {"compiled": origin.get("compiled")} | origin["versions"]
 
 
 def introduction(this, going_on):

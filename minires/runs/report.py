@@ -4,6 +4,7 @@ import json
 import math
 
 from minires import plots
+from minires.runs.files import write_text, writing
 
 MISTAKES = 32
 MIRRORED = "with the mean over each image and its mirror image"
@@ -25,15 +26,20 @@ def write_report(folder, facts, history, results, data):
     name = f"{settings['model']} on {facts['data']['name']}"
     if len(history):
         recipe = f"{name}, {settings['recipe']['name']}, seed {settings['seed']}"
-        plots.run_figure(recipe, history).savefig(folder / "curves.png", dpi=150)
+        draw(plots.run_figure(recipe, history), folder / "curves.png", dpi=150)
     wrong = round(results.error * len(results.labels))
     title = f"{name}: {wrong:,} mistakes in {len(results.labels):,}"
     ax = plots.confusion_matrix(results.confusion, data.class_names, title=title)
-    ax.figure.savefig(folder / "confusion.png", dpi=110)
+    draw(ax.figure, folder / "confusion.png")
     if wrong:
-        draw_mistakes(results, data).savefig(folder / "mistakes.png", dpi=110)
-    text = markdown(facts, history, results, wrong)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+        draw(draw_mistakes(results, data), folder / "mistakes.png")
+    write_text(folder / "report.md", markdown(facts, history, results, wrong))
+
+
+def draw(figure, path, dpi=110):
+    """Write a picture."""
+    with writing(path):
+        figure.savefig(path, dpi=dpi)
 
 
 def draw_mistakes(results, data):

@@ -1,7 +1,6 @@
 """A training run in a folder: begun, saved, interrupted, resumed, finished."""
 
 import hashlib
-import json
 import os
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from tqdm import tqdm
 
 from minires.checkpoint import save_checkpoint, sweep
 from minires.checkpoint.reading import previous_path
+from minires.ops.fast import compiles
+from minires.runs.files import read_json, write_json, writing
 from minires.runs.machine import machine, peak_memory, versions
 from minires.runs.results import measure
 from minires.runs.settings import OPS
@@ -18,8 +19,9 @@ from minires.runs.trainer import Trainer, read_progress
 from minires.state import model_state, optimizer_state, random_streams, restore
 
 CHECKPOINT = "checkpoint.npz"
+DAMAGED = "checkpoint.damaged.npz"  # what the one before has taken the place of
 WRITTEN = (
-    *(CHECKPOINT, previous_path(Path(CHECKPOINT)).name, "history.csv", "history.jsonl"),
+    *(CHECKPOINT, previous_path(Path(CHECKPOINT)).name, DAMAGED, "history.csv", "history.jsonl"),
     *("recipe.json", "results.json", "report.md", "curves.png", "confusion.png", "mistakes.png"),
 )
 SAVE_AFTER = 300  # seconds between saves within an epoch, unless steps are asked for
@@ -146,13 +148,23 @@ class Run:
     # ---- what people read
 
     def write_recipe(self):
-        """recipe.json: everything that decides the run, and what it runs on."""
-        write_json(self.folder / "recipe.json", self.settings.as_dict() | origin())
+        """recipe.json: everything that decides the run, and what it began on.
+
+        Left as it is if it says so already; a kill or a full disk may have kept it from being
+        written when the run began. Where the files of the data are may have changed since.
+        """
+        path, settings = self.folder / "recipe.json", self.settings.as_dict()
+        held, root = read_json(path), {"root": self.settings.root}
+        if not isinstance(held, dict) or held | settings != held | root:
+            write_json(path, settings | self.all_origins()[0])
 
     def write_history(self):
         """history.csv and history.jsonl."""
-        self.trainer.history.to_csv(self.folder / "history.csv")
-        self.trainer.history.to_jsonl(self.folder / "history.jsonl")
+        history = self.trainer.history
+        for name, write in (("csv", history.to_csv), ("jsonl", history.to_jsonl)):
+            path = self.folder / f"history.{name}"
+            with writing(path):
+                write(path)
 
     def report(self):
         """Classify the test images; write results.json, report.md and its pictures.
@@ -193,7 +205,7 @@ class Run:
     def all_origins(self):
         """What all processes that trained computed with, this one last."""
         if self.trained or not self.origins:
-            return [*self.origins, origin()]
+            return [*self.origins, origin(self.settings.ops)]
         return self.origins
 
 
@@ -201,12 +213,16 @@ def resume(folder, saved, data):
     """The Run of a folder, as its checkpoint left it.
 
     A newest checkpoint that is damaged is replaced by the one before, which would otherwise be the
-    next to go.
+    next to go; it is kept as checkpoint.damaged.npz.
     """
     run = Run(folder, saved.settings, data)
     run.load(saved.checkpoint)
     if saved.problem is not None:
-        os.replace(saved.path, run.folder / CHECKPOINT)
+        newest = run.folder / CHECKPOINT
+        if newest.exists():
+            os.replace(newest, run.folder / DAMAGED)
+        os.replace(saved.path, newest)
+    run.write_recipe()
     return run
 
 
@@ -214,7 +230,17 @@ def begin(folder, settings, data):
     """A new Run, saved before its first step; what the folder held of an earlier one goes.
 
     Were an earlier checkpoint left, the new run could be resumed from it.
+
+    Raises
+    ------
+    ValueError
+        If something but a file has the name of one that a run writes. Nothing is changed then.
+    OSError
+        If a file cannot be written or removed.
     """
+    for path in (Path(folder) / name for name in WRITTEN):
+        if path.exists() and not path.is_file():
+            raise ValueError(f"expected {path} to be a file of a run, got something else")
     run = Run(folder, settings, data)
     run.save()
     for name in WRITTEN:
@@ -224,9 +250,19 @@ def begin(folder, settings, data):
     return run
 
 
-def origin():
-    """What this process computes with, and the memory it took so far, for JSON."""
-    return {"versions": versions(), "machine": machine(), "peak_memory": peak_memory()}
+def origin(ops):
+    """What this process computes with, and the memory it took so far, for JSON.
+
+    Parameters
+    ----------
+    ops : {"fast", "reference"}
+    """
+    return {
+        "versions": versions(),
+        "machine": machine(),
+        "compiled": ops == "fast" and compiles(),  # the reference's ops round otherwise
+        "peak_memory": peak_memory(),
+    }
 
 
 def describe_data(data):
@@ -250,8 +286,3 @@ def fingerprint(data):
         total.update(f"{array.dtype.str} {array.shape}".encode())
         total.update(np.ascontiguousarray(array))
     return total.hexdigest()
-
-
-def write_json(path, content):
-    """Indented, with a line end."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

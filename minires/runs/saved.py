@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from minires.checkpoint import Checkpoint, CheckpointError, load_newest
-from minires.data import Preprocess
+from minires.checks import expect_int
+from minires.data import Preprocess, count_batches
+from minires.runs.recipe import OPTIMIZERS
 from minires.runs.run import CHECKPOINT
 from minires.runs.settings import Settings
 from minires.runs.trainer import read_progress
@@ -61,17 +63,57 @@ def checked(checkpoint):
     """The Settings in a checkpoint, after a look at all else that a run reads from it."""
     meta, arrays = checkpoint.meta, checkpoint.arrays
     settings = Settings.from_dict(meta["settings"])
-    read_progress(meta["progress"])
-    H, W, C = meta["data"]["input_shape"]
-    if not meta["data"]["class_names"] or not isinstance(meta["data"]["name"], str):
-        raise ValueError("a data set without classes or name")
-    np.dtype(meta["data"]["dtype"])
-    len(meta["data"]["fingerprint"])
-    [origin["versions"] for origin in meta["origins"]]
+    H, W, C = expect_data(meta["data"])
+    expect_origins(meta["origins"])
+    expect_progress(checkpoint, settings.recipe)
     mean, scale = arrays["preprocess/mean"], arrays["preprocess/scale"]
     if mean.shape not in ((C,), (H, W, C)) or scale.shape != (C,):
         raise ValueError(f"a mean of shape {mean.shape} and a scale of {scale.shape}")
     return settings
+
+
+def expect_data(data):
+    """The shape of the images; refuses what `run.describe_data` does not write."""
+    if not data["class_names"] or not isinstance(data["name"], str):
+        raise ValueError("a data set without classes or name")
+    if not data["dtype"].isalnum() or np.dtype(data["dtype"]).kind not in "biuf":
+        raise ValueError(f"images of dtype {data['dtype']}")
+    len(data["fingerprint"])
+    H, W, C = (expect_int("a run", "sizes of images", size) for size in data["input_shape"])
+    return H, W, C
+
+
+def expect_origins(origins):
+    """Refuse what is no list of what `run.origin` gives; one may lack what is recorded since."""
+    for origin in origins:
+        memory = origin["peak_memory"]
+        if not isinstance(origin["versions"], dict) or not isinstance(origin["machine"], dict):
+            raise ValueError("an origin without versions or machine")
+        if memory is not None:
+            expect_int("a run", "peak memory", memory, at_least=0)
+    if not origins:
+        raise ValueError("no origins")
+
+
+def expect_progress(checkpoint, recipe):
+    """Refuse a history, a step and a running mean that do not go together."""
+    meta, arrays = checkpoint.meta, checkpoint.arrays
+    progress = read_progress(meta["progress"])
+    images = expect_int("a run", "the number of training images", meta["data"]["train"])
+    length = count_batches(images, recipe.batch_size)  # of an epoch, in steps
+    total = recipe.total_steps(length)
+    step = arrays[f"optimizer/{OPTIMIZERS[recipe.optimizer].__name__}/steps"].item()
+    begun = 0  # the step that the running epoch begins with
+    for number, epoch in enumerate(progress.history, start=1):
+        end = min(begun + length, total)
+        if begun == total or (epoch.epoch, epoch.step) != (number, end):
+            raise ValueError(f"epoch {epoch.epoch} at step {epoch.step} as number {number}")
+        begun = end
+    if meta["step"] != step or not begun <= step <= min(begun + length, total):
+        raise ValueError(f"step {step} of {total} after {len(progress.history)} epochs")
+    seen = images if step - begun == length else (step - begun) * recipe.batch_size
+    if progress.running.count != seen:
+        raise ValueError(f"{progress.running.count} images seen in the epoch by step {step}")
 
 
 def network_of(saved):

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from minires import ops
-from minires.checks import expect_choice
+from minires.checks import expect_choice, expect_int
 from minires.data import FILE_LOADERS, LOADERS, load_image_folder
 from minires.data.files import DamagedFileError
 from minires.models import BUILDERS, build
@@ -49,7 +49,14 @@ class Settings:
         if self.model not in BUILDERS:
             names = ", ".join(BUILDERS)
             raise ValueError(f"expected --model to be one of {names}, got {self.model!r}")
+        if not isinstance(self.data, str):
+            raise ValueError(f"Settings expects data to be a name or a path, got {self.data!r}")
+        if not isinstance(self.model_options, dict):
+            raise ValueError(f"Settings expects model_options as a dict, got {self.model_options}")
         expect_choice("Settings", "ops", self.ops, OPS)
+        expect_int("Settings", "seed", self.seed, at_least=0)
+        for size in self.image_size or ():
+            expect_int("Settings", "image_size", size)
         expect_options(self.model, self.model_options)
 
     def load_data(self, download=False):

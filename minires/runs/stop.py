@@ -1,8 +1,15 @@
 """Ctrl-C that lets the step under way end first, so that there is something whole to save."""
 
+import contextlib
 import signal
 import sys
 import threading
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it ends the program at once."""
+
+    code = 128 + signal.SIGTERM
 
 
 class StopRequest:
@@ -33,8 +40,10 @@ class StopRequest:
         return self.signal is not None
 
     def note(self, number, frame):
-        """The handler."""
+        """The handler; it may come in the midst of anything, so its line must not fail."""
         if self.signal is not None:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.signal = number
-        print("\nminires: saving after this step; once more to stop at once", file=sys.stderr)
+        # nobody may read stderr any more, or the program may be printing there just now
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            print("\nminires: saving after this step; once more to stop at once", file=sys.stderr)

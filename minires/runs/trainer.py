@@ -202,12 +202,21 @@ def read_progress(stored):
     KeyError, TypeError, ValueError
         If it is something else.
     """
-    history = History(Epoch(**row) for row in stored["history"])
+    history = History(read_epoch(row) for row in stored["history"])
     running = RunningMean()
     running.totals = np.array(stored["totals"], np.float64).reshape(2)
     running.count = operator.index(stored["count"])
     seconds = {name: float(value) for name, value in stored["seconds"].items()}
     return Progress(history, running, seconds, operator.index(stored["images"]))
+
+
+def read_epoch(row):
+    """The Epoch in a row of `History.rows`; only what was not tested may be None."""
+    for name, value in row.items():
+        absent = value is None and name.startswith("test_")
+        if not absent and type(value) not in (int, float):
+            raise ValueError(f"expected numbers in the history, got {name} {value!r}")
+    return Epoch(**row)
 
 
 def order(seed, epoch, count):
