@@ -635,6 +635,18 @@ def test_a_backward_refuses_a_gradient_of_another_shape(name):
             getattr(fast, f"{name}_backward")(np.ascontiguousarray(dy), cache)
 
 
+def test_the_padded_shortcut_refuses_a_gradient_of_another_shape():
+    x = np.ones((16, 32, 32, 16), np.float32)
+    y, cache = fast.pad_shortcut_forward(x, stride=(2, 2), channels=32)
+    for dy in (y[:1], y[:, 1:], y[..., :15]):
+        with pytest.raises(ValueError, match="expects dy"):
+            fast.pad_shortcut_backward(dy, cache)
+        with pytest.raises(ValueError, match="expects dy"):
+            fast.pad_shortcut_backward_onto(x.copy(), dy, cache)
+    with pytest.raises(ValueError, match="expects dx of shape"):
+        fast.pad_shortcut_backward_onto(x[:8].copy(), y, cache)
+
+
 @pytest.mark.parametrize("name", ["batchnorm", "batchnorm_inference", "maxpool2d", "conv2d"])
 def test_a_gradient_of_another_dtype_gives_what_the_reference_gives(name, rng):
     args, options = WITH_BACKWARD[name]

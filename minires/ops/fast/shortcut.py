@@ -6,6 +6,7 @@ step of ResNet-20 at batch 128. Small arrays stay with it: it copies them before
 
 import numpy as np
 
+from minires.checks import expect_array
 from minires.ops import reference
 from minires.ops.fast.jit import kernel
 from minires.ops.fast.memory import empty
@@ -26,6 +27,7 @@ def pad_shortcut_forward(x, *, stride, channels):
 def pad_shortcut_backward(dy, cache):
     """Put the gradient back onto the pixels that were read; see `reference`."""
     (N, H, W, C), (SH, SW) = cache
+    expect_gradient(dy, cache)
     if N * H * W * C < FEW:
         return reference.pad_shortcut_backward(dy, cache)
     dx = empty((N, H, W, C), dy.dtype)
@@ -36,10 +38,24 @@ def pad_shortcut_backward(dy, cache):
 def pad_shortcut_backward_onto(dx, dy, cache):
     """Add the gradient to the pixels of `dx` that were read, in place; see `reference`."""
     (N, H, W, C), (SH, SW) = cache
+    expect_gradient(dy, cache)
+    expect_array("pad_shortcut_backward_onto", "dx", dx, (N, H, W, C))
     if N * H * W * C < FEW or not dx.flags.c_contiguous:
         reference.pad_shortcut_backward_onto(dx, dy, cache)
         return
     add_back(N * dy.shape[1], np.ascontiguousarray(dy), SH, SW, dx)
+
+
+def expect_gradient(dy, cache):
+    """Refuse a gradient that is not of the pixels that were kept, or has fewer channels than x."""
+    (N, H, W, C), (SH, SW) = cache
+    pixels = N, -(-H // SH), -(-W // SW)
+    expect_array("pad_shortcut_backward", "dy", dy, (*pixels, "channels"))
+    if dy.shape[3] < C:
+        raise ValueError(
+            f"pad_shortcut_backward expects dy to have at least the {C} channels of x, "
+            f"got {dy.shape[3]}"
+        )
 
 
 @kernel
