@@ -355,7 +355,7 @@ MISTAKES = [
     ([*TRAIN, "--seed", str(2**64)], "a seed below 2^64"),
     ([*TRAIN, "--weight-decay", "-1"], "expected a number >= 0, got '-1'"),
     ([*TRAIN, "--label-smoothing", "1"], "label_smoothing to be a number >= 0 and < 1, got 1.0"),
-    ([*TRAIN, "--epochs", "1", "--batch-size", "2000", "--schedule", "one-cycle"], "steps to be"),
+    ([*TRAIN, "--epochs", "1", "--batch-size", "2000", "--schedule", "one-cycle"], "2 steps"),
     ([*TRAIN, "--image-size", "8,8"], "expected --image-size for a folder of images, got 'digits'"),
     ([*TRAIN, "--data", "cifar10", "--image-size", "8,8"], "for a folder of images, got 'cifar10'"),
     ([*TRAIN, "--data", "{folder}", "--image-size", "8"], "expected a size such as 32,32, got '8'"),

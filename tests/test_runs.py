@@ -22,7 +22,7 @@ import minires as mr
 from minires.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minires.cli import main
 from minires.cli.streams import Lenient
-from minires.cli.train import warn_of_missing_warm_up
+from minires.cli.train import warn_of_many_epochs, warn_of_missing_warm_up
 from minires.data import Dataset
 from minires.data.augment import shrink
 from minires.ops.fast import compiles
@@ -176,6 +176,19 @@ def test_a_warm_up_of_the_paper_that_the_recipe_lacks_is_told_where_it_counts(ca
     warn_of_missing_warm_up(Settings("resnet56", "digits", he2015))
     warn_of_missing_warm_up(Settings("resnet110", "digits", he2015.changed(lr=0.01)))
     warn_of_missing_warm_up(Settings("resnet110", "digits", RECIPES["adam"]))
+    assert capsys.readouterr().err == ""
+
+
+def test_steps_that_are_many_epochs_of_few_images_are_told(capsys):
+    data, model = (
+        mr.data.load_shapes(40, 10, size=8),
+        mr.models.resnet8(input_shape=(8, 8, 3), rng=0),
+    )
+    warn_of_many_epochs(Trainer(model, data, RECIPES["he2015"]))
+    said = capsys.readouterr().err
+    assert "he2015 takes 64,000 steps, 64,000 epochs of these 40 images; --epochs makes" in said
+    for recipe in (RECIPES["he2015"].changed(epochs=3), RECIPES["adam"]):
+        warn_of_many_epochs(Trainer(model, data, recipe))
     assert capsys.readouterr().err == ""
 
 

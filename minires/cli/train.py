@@ -29,6 +29,7 @@ SCHEDULES = "constant", "cosine", "one-cycle"
 # options, and what they are called in Settings
 PLAIN = {"model": "model", "data": "data", "seed": "seed", "ops": "ops", "image_size": "image_size"}
 MACHINE = "processor", "compiled"  # what decides the last digits besides versions
+MANY = 1000  # epochs
 IN_RECIPE = "epochs", "batch_size", "lr", "label_smoothing"
 
 
@@ -76,6 +77,7 @@ def trained(make, options):
         print(introduction(this, going_on), flush=True)
         warn_of_late_steps(this.settings.recipe, this.trainer.total)
         warn_of_missing_warm_up(this.settings)
+        warn_of_many_epochs(this.trainer)
         try:
             finished = this.train(
                 save_every=options.save_every,
@@ -135,6 +137,17 @@ def warn_of_late_steps(recipe, total):
             f"minires: warning: the learning rate of {recipe.name} does not change at step "
             f"{' and '.join(map(str, late))}, since the training ends at {total}; in a shorter one "
             f"--schedule one-cycle lowers it",
+            file=sys.stderr,
+        )
+
+
+def warn_of_many_epochs(trainer):
+    """Say so where steps that were meant for many images are a great many epochs of few."""
+    if trainer.recipe.steps is not None and trainer.epochs > MANY:
+        print(
+            f"minires: warning: {trainer.recipe.name} takes {trainer.total:,} steps, "
+            f"{trainer.epochs:,} epochs of these {len(trainer.data.x_train):,} images; --epochs "
+            f"makes it shorter",
             file=sys.stderr,
         )
 

@@ -59,7 +59,7 @@ class Preprocess:
         images : (N, H, W, C) uint8 or float
         normalize : {"channels", "pixels", None}
             "channels": mean 0 and standard deviation 1 in each channel. "pixels": mean 0 at each
-            pixel, in units of 255 for uint8, as in He et al. (2015). None: uint8 is divided by
+            pixel, as in He et al. (2015), in units of 255 for uint8. None: uint8 is divided by
             255, floats are left as they are.
         augmentation
             pad, flip, cutout, seed.

@@ -124,6 +124,11 @@ class Recipe:
     def make_schedule(self, total):
         """step -> learning rate, for `total` steps."""
         kind = SCHEDULES[self.schedule]
+        if kind is OneCycle and total < 2:
+            raise ValueError(
+                f"recipe {self.name!r} expects at least 2 steps to go up and down, got {total}: "
+                f"take more epochs or smaller batches"
+            )
         length = {"steps": total} if "steps" in inspect.signature(kind).parameters else {}
         return kind(self.lr, **length, **self.schedule_options)
 
