@@ -40,9 +40,9 @@ def fuse(model):
     Returns
     -------
     fused : Layer
-        Shares every Parameter, running statistic and random stream with `model`; what is put in
-        their place in one model later may be missing in the other. Outputs and gradients agree to
-        rounding. Recorders are refused.
+        Shares every Parameter, running statistic and random stream with `model`. What is set in one
+        model later (another array, a rate of dropout) may be missing in the other. Outputs and
+        gradients agree to rounding. Recorders are refused.
 
     Raises
     ------

@@ -257,15 +257,20 @@ def test_unpacked_files_are_read_where_the_folder_says_of_which_set_they_are(mni
             mnists.load_set(source, write(tmp_path / folder, unpacked), False)
 
 
+def test_a_link_to_a_folder_of_the_set_will_do(mnist, tmp_path):
+    source, files, arrays = mnist
+    unpacked = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in files.items()}
+    (tmp_path / "digits").symlink_to(write(tmp_path / "mnist", unpacked))
+    check_mnist(mnists.load_set(source, tmp_path / "digits", False), arrays)
+
+
 def test_images_and_labels_come_from_one_folder(mnist, tmp_path, monkeypatch):
     source, files, _ = mnist
     monkeypatch.setenv("MINIRES_DATA", str(write(tmp_path / "all", files)))
     images = {name: data for name, data in files.items() if "images" in name}
     half = write(tmp_path / "half", images)
-    with pytest.raises(FileNotFoundError, match="expects train-labels-idx1") as caught:
+    with pytest.raises(FileNotFoundError, match=r"train-labels-idx1.* beside .*half.train-"):
         mnists.load_set(source, half, False)
-    assert str(tmp_path / "half") in str(caught.value)
-    assert str(tmp_path / "all") not in str(caught.value)
 
 
 def test_an_unpacked_file_of_another_shape_or_range_is_refused(mnist, tmp_path):

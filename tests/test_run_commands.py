@@ -118,6 +118,16 @@ def test_run_and_images_that_were_moved_are_found(here, capsys):
     assert len(said(capsys, "evaluate", "run")) == 3  # where they are is saved with the run
 
 
+def test_images_that_a_run_knows_by_a_name_alone_are_found_by_data_root(here, capsys):
+    saved = open_saved("run")
+    settings = saved.settings.changed(data="pictures", root=str(here / "images"))  # as runs had it
+    meta = saved.checkpoint.meta | {"settings": settings.as_dict()}
+    save_checkpoint("run/checkpoint.npz", saved.checkpoint.arrays, meta)
+    _, *first = said(capsys, "evaluate", "run")
+    (here / "images").rename(here / "moved")
+    assert said(capsys, "evaluate", "run", "--data-root", "moved")[1:] == first
+
+
 def test_a_folder_that_was_named_in_short_is_found_from_anywhere(tmp_path, monkeypatch, capsys):
     write_images(tmp_path / "images")
     (tmp_path / "elsewhere").mkdir()

@@ -781,6 +781,30 @@ def test_a_lock_file_that_its_holder_removes_in_between_is_not_taken_for_held(
     os.close(descriptor)
 
 
+def test_a_holder_whose_folder_was_moved_away_leaves_the_lock_of_the_next_alone(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with alone(folder):
+        folder.rename(tmp_path / "elsewhere")
+        folder.mkdir()
+        (folder / LOCK).write_text("4711")
+    assert (folder / LOCK).read_text() == "4711"
+
+
+def test_a_lock_file_that_one_may_only_read_is_held_by_nobody(tmp_path, monkeypatch):
+    (tmp_path / LOCK).write_text("4711")
+    plain = os.open
+
+    def another_users(path, flags, mode=0o777):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", another_users)
+    with alone(tmp_path):
+        pass
+
+
 # ---- what cannot be written
 
 
@@ -857,6 +881,17 @@ def test_training_goes_on_to_its_report_where_nobody_reads_what_it_says(finished
     assert load_checkpoint(finished / "checkpoint.npz").meta["step"] == 6
     assert (finished / "report.md").exists()
     assert main(["train", "--resume", str(finished), "--seed", "1"]) == 2  # complains to nobody
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_training_goes_on_without_any_stream(closed, finished, monkeypatch):
+    shutil.copy(finished / "checkpoint.previous.npz", finished / "checkpoint.npz")
+    for name in ("stdout", "stderr"):
+        stream = io.StringIO()
+        stream.close()
+        monkeypatch.setattr(sys, name, stream if closed else None)
+    assert main(["train", "--resume", str(finished)]) == 0
+    assert main(["train", "--resume", str(finished), "--seed", "1"]) == 2
 
 
 def test_lines_after_the_first_that_cannot_be_printed_go_nowhere():
@@ -956,7 +991,8 @@ def test_the_second_sigterm_ends_with_its_own_code(finished, monkeypatch, capsys
     with pytest.raises(Terminated), StopRequest():
         train(None)
     assert main(["train", "--resume", str(finished)]) == 143
-    assert "minires: error: interrupted\n" in capsys.readouterr().err
+    words = f"interrupted (go on with: minires train --resume {finished})\n"
+    assert capsys.readouterr().err.endswith(words)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

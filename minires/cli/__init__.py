@@ -24,7 +24,7 @@ from minires.cli import (
     warmup,
 )
 from minires.cli.arguments import Parser
-from minires.cli.streams import Lenient
+from minires.cli.streams import Lenient, usable
 from minires.finite import NonFiniteError
 
 COMMANDS = (
@@ -103,7 +103,7 @@ def complain(message, code):
     """One line on stderr, of an error or in words."""
     lines = [str(message), *getattr(message, "__notes__", [])]
     line = f"minires: error: {' '.join(' '.join(lines).split())}"
-    print(line, file=sys.stderr and Lenient(sys.stderr))
+    print(line, file=Lenient(usable(sys.stderr)))
     return code
 
 

@@ -28,7 +28,7 @@ def run(options):
     described = saved.checkpoint.meta["data"]
     shape = tuple(described["input_shape"])
     read, failed = {}, []
-    for path in options.images:
+    for path in dict.fromkeys(options.images):
         try:
             read[path] = read_image(path, shape)
         except (ValueError, OSError) as error:

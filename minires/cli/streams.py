@@ -1,6 +1,7 @@
 """Lines that a long command prints, and that it goes on without where nobody reads them."""
 
 import contextlib
+import io
 import os
 import sys
 
@@ -41,14 +42,18 @@ class Lenient:
         return getattr(self.stream, name)
 
 
+def usable(stream):
+    """`stream`, or one that nobody reads in place of None or a closed one."""
+    return io.StringIO() if stream is None or stream.closed else stream
+
+
 @contextlib.contextmanager
 def lenient():
     """While it is open, nothing fails because a line cannot be printed, as before a closed pipe."""
-    out, err = (stream and Lenient(stream) for stream in (sys.stdout, sys.stderr))
+    out, err = (Lenient(usable(stream)) for stream in (sys.stdout, sys.stderr))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield
         finally:
-            for stream in (out, err):
-                if stream is not None:
-                    stream.flush()
+            out.flush()
+            err.flush()

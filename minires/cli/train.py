@@ -84,7 +84,7 @@ def trained(make, options):
                 stop=stop,
                 on_epoch_end=lambda epoch: print(line(epoch), flush=True),
             )
-        except OSError as error:
+        except (OSError, KeyboardInterrupt) as error:
             error.add_note(f"(go on with: minires train --resume {this.folder})")
             raise
     if stop or not finished:
@@ -188,11 +188,11 @@ def warn_of_other_machine(saved):
     """Say so if another program or processor is to go on, which may round otherwise."""
     before = rounds_by(saved.checkpoint.meta["origins"][-1])
     now = rounds_by(origin(saved.settings.ops))
-    told = before.keys() | now.keys()
-    told -= {name for name in MACHINE if before.get(name) is None}  # not recorded at the time
-    told = sorted(name for name in told if before.get(name) != now.get(name))
-    if told:
-        was, is_now = ({name: found.get(name) for name in told} for found in (before, now))
+    names = before.keys() | now.keys()
+    names -= {name for name in MACHINE if before.get(name) is None}  # not recorded at the time
+    names = sorted(name for name in names if before.get(name) != now.get(name))
+    if names:
+        was, is_now = ({name: found.get(name) for name in names} for found in (before, now))
         print(
             f"minires: warning: trained so far with {was}, now {is_now}: the last digits may "
             f"come out otherwise than without the interruption",

@@ -85,7 +85,8 @@ def load_mnist(root=None, *, download=False):
     ----------
     root : str or path, optional
         The folder to look in first. Then come $MINIRES_DATA and the user's cache folder. In each,
-        the sub-folder `mnist` is looked at before the folder itself.
+        the sub-folder `mnist` is looked at before the folder itself. Unpacked files are taken from
+        a folder called `mnist` only, images and labels of a part from one folder.
     download : bool
         Whether to fetch files that are missing, into the first of these folders.
 
@@ -101,7 +102,6 @@ def load_mnist(root=None, *, download=False):
     ValueError
         If a file is damaged, cut off or another one. A .gz file is compared with the official
         checksum, an unpacked one (`train-images-idx3-ubyte`) with its size and range.
-        Unpacked files are looked for in a folder called `mnist` only.
     OSError
         If no mirror gave a file.
 
@@ -180,13 +180,11 @@ def load_part(source, part, root, download):
     places = [place for folder in folders for place in (folder / source.name, folder)]
     held = (place for place in places if find(source, images, place) or find(source, labels, place))
     place = next(held, None)
-    wanted = [place] if place else places
-    paths = []
-    for file in (images, labels):
-        path = find(source, file, wanted[0]) if place else None
-        if path is None and not download:
-            raise missing(source.owner, spelled(source, file), wanted)
-        paths.append(path or fetch_file(source.owner, source.name, file, wanted[0]))
+    paths = [place and find(source, file, place) for file in (images, labels)]
+    for i, file in enumerate((images, labels)):
+        if paths[i] is None and not download:
+            raise missing_file(source, file, place, places, paths)
+        paths[i] = paths[i] or fetch_file(source.owner, source.name, file, place or places[0])
     x, one = load_array(source, images, paths[0], (count, SIDE, SIDE))
     y, other = load_array(source, labels, paths[1], (count,))
     if y.max() >= len(source.class_names):
@@ -197,6 +195,18 @@ def load_part(source, part, root, download):
     return x[..., None], y.astype(np.int64), one and other
 
 
+def missing_file(source, file, place, places, paths):
+    """The FileNotFoundError for a file that is not where the other one is, or for both."""
+    if place is None:
+        return missing(source.owner, spelled(source, file), places)
+    other = next(path for path in paths if path)
+    return FileNotFoundError(
+        f"{source.owner} expects {spelled(source, file)} beside {other}, got none: what lies in "
+        f"two folders need not belong together. Put it there, call {source.owner} with "
+        f"download=True, or take {other.name} away to have both looked for elsewhere"
+    )
+
+
 def find(source, file, place):
     """The path of a file in a folder, or None; unpacked first, for who has that made it himself.
 
@@ -204,7 +214,8 @@ def find(source, file, place):
     called after the set.
     """
     unpacked = place / file.name.removesuffix(".gz")
-    if place.absolute().name == source.name and unpacked.is_file():
+    named = source.name in (place.absolute().name, place.resolve().name)
+    if named and unpacked.is_file():
         return unpacked
     return place / file.name if (place / file.name).is_file() else None
 

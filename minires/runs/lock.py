@@ -32,14 +32,15 @@ def alone(folder):
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # before others can lock it
+            if is_at(path, descriptor):  # and not in a folder that has taken the name since
+                path.unlink()  # before others can lock it
         os.close(descriptor)
 
 
 def take(path):
     """The descriptor of the lock file at `path`, locked, with the number of this process in it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = opened(path)
         try:
             lock(descriptor, path)
             if is_at(path, descriptor):
@@ -51,6 +52,14 @@ def take(path):
             os.close(descriptor)
             raise
         os.close(descriptor)  # who held it has removed it in between
+
+
+def opened(path):
+    """The descriptor of the lock file; to read, if a killed process of another user has left it."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
 
 
 def lock(descriptor, path):

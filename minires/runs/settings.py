@@ -94,11 +94,10 @@ class Settings:
 
     def load_folder(self):
         """The Dataset of a folder of images."""
-        stored = Path(self.data).is_absolute()  # as it is once it has been found
-        folder = self.root if self.root and stored else self.data
-        if self.data and Path(folder).is_dir():
+        folder = self.root or self.data
+        if folder and Path(folder).is_dir():
             return load_image_folder(folder, size=self.image_size)
-        if stored:
+        if Path(self.data).is_absolute():  # as it is stored once it has been found
             raise FileNotFoundError(
                 f"expected a folder of images for each class at {folder}, got none there: if it "
                 f"has been moved, say by --data-root where it is now"
