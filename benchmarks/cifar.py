@@ -1,54 +1,82 @@
 """train CIFAR-10 with one recipe in minires and in PyTorch: the same weights, batches, rates"""
 
 import dataclasses
-import multiprocessing
 import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from functools import partial
 
-from threadpoolctl import threadpool_limits
-
-from benchmarks.command import command
+from benchmarks import tasks
+from benchmarks.command import add_contenders, command
+from benchmarks.field import Field, compare
+from benchmarks.harness import Seat, Worker, environment
 from benchmarks.report import Report
 from minires.cli.arguments import positive_int, seed
 from minires.data import load_cifar10
 from minires.models import build
+from minires.ops import reference
 from minires.runs import RECIPES, Trainer
 
 EXAMPLE = "--recipe fast20 --seeds 3"
-CONTENDERS = "minires", "torch-eager", "torch-channels-last"
+CONTENDERS = ("minires", "torch-channels-last", "torch-eager")
+MODELS = tuple(name for name in tasks.MODELS if name not in ("resnet18", "resnet34"))  # of 32x32
+COSTS = "a seed of fast20 takes two cores about 20, 35 and 45 minutes (calculated)"
+
+LEGEND = (
+    "times as fast: as {}; seconds: of training and evaluation, and of what the first step "
+    "compiles or loads; not of imports, reading the images, building the network"
+)
 
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--model", default="resnet20", metavar="M", help="default resnet20")
+    add("--model", choices=MODELS, default="resnet20", metavar="M", help=", ".join(MODELS))
     add("--recipe", choices=RECIPES, default="fast20", help="default fast20")
     add("--epochs", type=positive_int, metavar="E", help="other than the recipe's")
     add("--seeds", type=positive_int, default=3, metavar="S", help="how many; default 3")
     add("--first-seed", type=seed, default=0, metavar="S", help="default 0")
-    add("--contenders", default="minires,torch-eager", metavar="A,B", help=", ".join(CONTENDERS))
+    add("--threads", type=positive_int, default=2, metavar="T", help="default 2")
     add("--images", type=positive_int, metavar="N", help="train and test on the first N only")
     add("--data-root", metavar="DIR", help="default $MINIRES_DATA, then the cache")
+    add_contenders(parser, CONTENDERS, CONTENDERS, more=COSTS)
 
 
 def run(options):
-    """The contenders take turns, seed by seed, each in a process of its own."""
-    contenders = options.contenders.split(",")
-    for name in contenders:
-        if name not in CONTENDERS:
-            raise ValueError(f"expected --contenders out of {', '.join(CONTENDERS)}, got {name!r}")
-    data, recipe = first_images(load_cifar10(options.data_root), options.images), recipe_of(options)
-    spawn = multiprocessing.get_context("spawn")
-    runs = {name: [] for name in contenders}
-    for number in range(options.first_seed, options.first_seed + options.seeds):
-        for name in contenders:
-            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-                future = pool.submit(train, name, options.model, recipe, data, number)
-                runs[name].append(future.result())
-            last = runs[name][-1]
-            print(f"{name}, seed {number}: {last['test_error']:.2%}, {last['seconds']:.0f} s")
-    return summary(options, recipe, data, runs)
+    """The contenders take turns, seed by seed, each in a process of its own.
+
+    Yields
+    ------
+    report : Report
+        After each run: what is done by then.
+    """
+    data, recipe = first_images(load(options.data_root), options.images), recipe_of(options)
+    # refuses what does not fit together, hours before a contender would
+    Trainer(build(options.model, rng=0, ops=reference), data, recipe, ops=reference)
+    runs, versions = {name: [] for name in options.contenders}, {}
+    with tempfile.TemporaryDirectory() as folder, Field(options.contenders, Seat) as field:
+        images = f"{folder}/images.npz"
+        tasks.write_images(data, images)
+        given = {"model": options.model, "recipe": recipe.as_dict(), "images": images}
+        env = environment(options.threads)
+        field.each(partial(course, env=env, given=given, number=options.first_seed, trial=True))
+        for number in range(options.first_seed, options.first_seed + options.seeds):
+            for name in list(field.workers):
+                done = field.each(partial(course, env=env, given=given, number=number), [name])
+                if name in done:
+                    versions |= done[name].pop("versions")
+                    runs[name].append(done[name])
+                    tell(name, done[name])
+                    yield summary(options, recipe, data, runs, versions, field)
+    yield summary(options, recipe, data, runs, versions, field)
+
+
+def load(root):
+    """CIFAR-10, or an error that says what to do about it here."""
+    try:
+        return load_cifar10(root)
+    except FileNotFoundError as error:
+        error.add_note("(on this command line: --data-root DIR)")
+        raise
 
 
 def recipe_of(options):
@@ -66,50 +94,46 @@ def first_images(data, count):
     return dataclasses.replace(data, **parts)
 
 
-def summary(options, recipe, data, runs):
-    """One row a contender."""
-    ours = statistics.median(r["seconds"] for r in next(iter(runs.values())))
-    count = len(data.x_train)
+def course(seat, env, given, number, trial=False):
+    """One training in a process of its own: {"seed", "test_error", "seconds", "versions"}.
+
+    A `trial` ends before the first step: it finds out what is missing, or does not fit.
+    """
+    with Worker(seat.name, env) as worker:
+        worker.ask("load", contender=seat.name)
+        worker.ask("compiler")
+        worker.ask("prepare", **given, seed=number)
+        if trial:
+            return None
+        return {"seed": number, **worker.ask("course"), "versions": worker.ask("versions")}
+
+
+def tell(name, run):
+    """One line on a run that is done; the next may take an hour."""
+    error, seconds = run["test_error"], run["seconds"]
+    print(f"{name}, seed {run['seed']}: {error:.2%}, {seconds:.0f} s", flush=True)
+
+
+def summary(options, recipe, data, runs, versions, field):
+    """One row a contender that has finished a run."""
+    rows, best = compare({n: [r["seconds"] for r in found] for n, found in runs.items() if found})
     report = Report(
-        title=f"{options.model} on {data.name}, {count:,} training images, recipe {recipe.name}, "
-        f"{options.seeds} seeds from {options.first_seed}",
-        header=("contender", "mean test error", "median", "median s", "against the first"),
+        title=f"{options.model} on {data.name}, {len(data.x_train):,} training images, recipe "
+        f"{recipe.name}, {options.seeds} seeds from {options.first_seed}, "
+        f"threads {options.threads}",
+        header=("contender", "mean test error", "median", "median s", "times as fast"),
         body=[],
-        records=[],
-        notes=["times include evaluation and exclude reading the images"],
+        records=[{"contender": name, **run} for name, found in runs.items() for run in found],
+        notes=[LEGEND.format(best)] if best else [],
+        versions=dict(versions),
     )
-    for name, rows in runs.items():
-        errors = [row["test_error"] for row in rows]
-        seconds = statistics.median(row["seconds"] for row in rows)
+    for row in rows:
+        errors = [run["test_error"] for run in runs[row["name"]]]
         mean, middle = statistics.mean(errors), statistics.median(errors)
-        report.body.append(
-            (name, f"{mean:.2%}", f"{middle:.2%}", f"{seconds:.0f}", f"{seconds / ours:.2f}")
-        )
-        report.records += [{"contender": name, **row} for row in rows]
+        shown = f"{mean:.2%}", f"{middle:.2%}", f"{row['median']:.0f}", f"{row['ratio']:.2f}"
+        report.body.append((row["name"], *shown))
+    report.join(field)
     return report
-
-
-def train(name, model, recipe, data, number):
-    """One run of a contender: {"seed", "test_error", "seconds"}."""
-    start = time.perf_counter()
-    with threadpool_limits(limits=1, user_api="blas"):  # of NumPy, as `minires train` has it
-        if name == "minires":
-            error = train_ours(model, recipe, data, number)
-        else:
-            from benchmarks.their_training import train_theirs  # PyTorch, in a worker only
-
-            error = train_theirs(model, recipe, data, number, name == "torch-channels-last")
-    return {"seed": number, "test_error": error, "seconds": time.perf_counter() - start}
-
-
-def train_ours(model, recipe, data, number):
-    """What `minires train` does, without its files."""
-    trainer = Trainer(build(model, rng=number), data, recipe, seed=number)
-    while not trainer.finished:
-        for _ in trainer.steps():
-            pass
-        trainer.end_epoch()
-    return 1 - trainer.history[-1].test_accuracy
 
 
 def main(argv=None, prog=None):

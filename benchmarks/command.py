@@ -4,11 +4,12 @@ import argparse
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks.contenders import NAMES
 from benchmarks.harness import WorkerError
-from benchmarks.report import busy
+from benchmarks.report import Report, busy
 from benchmarks.tasks import MODELS
 from minires.cli.arguments import Parser, positive_int, shape
 from minires.models import build
@@ -20,7 +21,8 @@ def command(module, argv=None, prog=None):
     Parameters
     ----------
     module : module
-        With a docstring, EXAMPLE, add_arguments(parser) and run(options) -> Report.
+        With a docstring, EXAMPLE, add_arguments(parser) and run(options) -> Report. A run of hours
+        is a generator, each Report with what is done so far.
     argv : list of str, optional
     prog : str, optional
         How the command was called, for help and errors.
@@ -28,7 +30,7 @@ def command(module, argv=None, prog=None):
     Returns
     -------
     code : int
-        0; 1 if a contender failed; 2 after a mistake, with one line on stderr.
+        0; 1 if a contender failed; 2 after a mistake and 130 after Ctrl-C, with one line on stderr.
     """
     name = Path(module.__file__).stem
     prog = prog or f"python -m benchmarks.{name}"
@@ -36,11 +38,11 @@ def command(module, argv=None, prog=None):
     try:
         options = parser(module, prog).parse_args(argv)
         warning = busy()
-        report = module.run(options)
-        report.notes += warning
+        for report in reports(module, options):
+            report.notes += warning
+            if options.json:
+                report.write(options.json, name, f"{prog} {shlex.join(argv)}", vars(options))
         print(report)
-        if options.json:
-            report.write(options.json, name, f"{prog} {shlex.join(argv)}", vars(options))
     except SystemExit as stop:  # argparse has printed its line
         return stop.code
     except KeyboardInterrupt:
@@ -50,6 +52,12 @@ def command(module, argv=None, prog=None):
     except WorkerError as error:  # the truth itself could not be had
         return complain(prog, error, 1)
     return 1 if report.failed else 0
+
+
+def reports(module, options):
+    """The Report of a benchmark, and those before it; the last is the whole."""
+    made = module.run(options)
+    return [made] if isinstance(made, Report) else made
 
 
 def parser(module, prog):
@@ -65,19 +73,23 @@ def parser(module, prog):
 
 
 def complain(prog, message, code):
-    """One line on stderr."""
-    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    """One line on stderr, of an error or in words."""
+    words = " ".join([str(message), *getattr(message, "__notes__", [])])
+    print(f"{prog}: error: {' '.join(words.split())}", file=sys.stderr)
     return code
 
 
-def add_contenders(parser, default=NAMES):
-    others = ",".join(name for name in NAMES if name not in default)
+def add_contenders(parser, default=NAMES, allowed=NAMES, more=""):
+    """Who takes part; `allowed` are those that can, `more` is told about them."""
+    others = ",".join(name for name in allowed if name not in default)
     parser.add_argument(
         "--contenders",
-        type=contenders,
+        type=partial(contenders, allowed=allowed),
         default=list(default),
         metavar="A,B",
-        help=f"default {','.join(default)}" + (f"; also {others}" if others else ""),
+        help=f"default {','.join(default)}"
+        + (f"; also {others}" if others else "")
+        + (f"; {more}" if more else ""),
     )
 
 
@@ -110,12 +122,12 @@ def task(options, **more):
     return {"model": options.model, "options": chosen, "batch": options.batch} | more
 
 
-def contenders(text):
-    """Names with commas."""
+def contenders(text, allowed=NAMES):
+    """Names with commas, each once."""
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in NAMES:
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(NAMES)}, got {name!r}")
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(allowed)}, got {name!r}")
     return names
 
 

@@ -10,6 +10,7 @@ from benchmarks.harness import MissingContenderError
 MINIRES = ("minires-reference", "minires-fast", "minires-fused")
 TORCH = ("torch-eager", "torch-channels-last", "torch-compile")
 NAMES = MINIRES + TORCH
+ONE_OP = ("minires-reference", "minires-fast", "torch-eager", "torch-channels-last")
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -50,6 +51,27 @@ def require(module, otherwise):
     importlib.import_module(module)
 
 
+def expect_compiler(name):
+    """Complain if the fast ops would run on the reference under their own name; imports Numba.
+
+    Raises
+    ------
+    MissingContenderError
+        If Numba is not there, or does not compile.
+    """
+    if name in TORCH or name == "minires-reference":
+        return
+    if not importlib.import_module("minires.ops.fast").compiles():
+        raise MissingContenderError("Numba is not installed, or told not to compile")
+
+
 def side(name):
     """The module that runs the contender: `ours` or `theirs`."""
     return importlib.import_module("benchmarks.theirs" if name in TORCH else "benchmarks.ours")
+
+
+def training_side(name):
+    """The module that trains as the contender does: `our_training` or `their_training`."""
+    return importlib.import_module(
+        "benchmarks.their_training" if name in TORCH else "benchmarks.our_training"
+    )

@@ -123,7 +123,9 @@ class Worker:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
+        if kind is not None:
+            self.process.kill()  # it may have hours of work before it reads again
         self.close()
 
 

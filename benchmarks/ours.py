@@ -45,7 +45,7 @@ class Network:
         fused = name == "minires-fused"
         self.model = fuse()(plain) if fused else plain
         self.loss = SoftmaxCrossEntropy(ops=ops)
-        self.optimizer = Adam(self.model.parameters(), 1e-3)
+        self.optimizer = Adam(self.model.parameters(), 1e-3, ops=ops)
 
     def train(self):
         train_step(self.model, self.loss, self.optimizer, self.x, self.labels)

@@ -63,9 +63,9 @@ class Report:
             "skipped": self.skipped,
             "failed": self.failed,
         }
+        text = json.dumps(content, indent=1) + "\n"  # whole before the file is emptied
         with open(file, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-            stream.write("\n")
+            stream.write(text)
 
 
 def machine():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minires.data import Dataset
 from minires.layers import BatchNorm2d
 from minires.models import build
 
@@ -16,6 +17,7 @@ MODELS = (
     "resnet34",
     "article_resnet",
 )
+STORED = ("x_train", "y_train", "x_test", "y_test", "class_names", "name")  # of a Dataset
 
 
 def network(model, options, ops=None):
@@ -47,6 +49,19 @@ def batch(model, size):
     rng = np.random.default_rng(2)
     x = rng.standard_normal((size, *model.input_shape), dtype=np.float32)
     return x, rng.integers(0, model.num_classes, size)
+
+
+def write_images(data, file):
+    """Write a Dataset into an npz file."""
+    np.savez(file, **{name: getattr(data, name) for name in STORED})
+
+
+def read_images(file):
+    """The Dataset that `write_images` wrote."""
+    with np.load(file) as stored:
+        found = {name: stored[name] for name in STORED}
+    words = {"class_names": tuple(found["class_names"].tolist()), "name": str(found["name"])}
+    return Dataset(**found | words)
 
 
 def state(model):

@@ -11,38 +11,48 @@ from benchmarks import peers, tasks
 from benchmarks.theirs import their_path, to_torch
 from minires.data import ahead, split
 from minires.models import build
+from minires.ops import reference
 from minires.runs import Trainer
 from minires.runs.trainer import order
 
 
-def train_theirs(model, recipe, data, number, channels_last):
-    """The same in PyTorch: its error on the test images, which are classified as often."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = trained_peer(model, recipe, data, number, layout)
-    return error_on_test(net, recipe.make_preprocess(data.x_train, number), data, layout)
+class Training:
+    """PyTorch's network and what it is trained with; arguments as in `our_training.Training`.
 
+    Batches, sizes and rates are those of a Trainer that does not train.
+    """
 
-def trained_peer(model, recipe, data, number, layout):
-    """PyTorch's network after the training of `train_ours`, step by step."""
-    net = peer(model, number).to(memory_format=layout)
-    optimizer = make_optimizer(net, recipe)
-    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    # batches, sizes and rates are those of a Trainer that does not train
-    guide = Trainer(build(model, rng=number), data, recipe, seed=number)
-    step = 0
-    for epoch in range(guide.epochs):
-        todo = split(order(number, epoch, len(data.x_train)), recipe.batch_size)
-        net.train()
-        make = partial(guide.batch, epoch=epoch)
-        for x, labels in ahead(make, todo[: guide.total - step]):
-            optimizer.set_rate(guide.schedule(step))
-            optimizer.zero_grad()
-            loss_of(net(as_images(x, layout)), torch.from_numpy(labels)).backward()
-            optimizer.step()
-            step += 1
-        if (epoch + 1) % recipe.test_every == 0 and epoch + 1 < guide.epochs:
-            error_on_test(net, guide.preprocess, data, layout)
-    return net
+    def __init__(self, name, model, recipe, data, seed):
+        eager = name == "torch-eager"
+        self.layout = torch.contiguous_format if eager else torch.channels_last
+        self.net = peer(model, seed).to(memory_format=self.layout)
+        self.optimizer = make_optimizer(self.net, recipe)
+        self.loss = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        # the reference: Numba and its threads stay away from PyTorch's
+        plain = build(model, rng=seed, ops=reference)
+        self.guide = Trainer(plain, data, recipe, seed=seed, ops=reference)
+        self.step, self.error = 0, None
+
+    def run(self):
+        """What `our_training.Training.run` does, step by step, with as many evaluations."""
+        guide, every = self.guide, self.guide.recipe.test_every
+        for epoch in range(guide.epochs):
+            self.epoch(epoch)
+            if (epoch + 1) % every == 0 or epoch + 1 == guide.epochs:
+                self.error = error_on_test(self.net, guide.preprocess, guide.data, self.layout)
+
+    def epoch(self, epoch):
+        """One pass over the training images, or what is left of the steps."""
+        guide, count = self.guide, len(self.guide.data.x_train)
+        todo = split(order(guide.seed, epoch, count), guide.recipe.batch_size)
+        self.net.train()
+        for x, labels in ahead(partial(guide.batch, epoch=epoch), todo[: guide.total - self.step]):
+            self.optimizer.set_rate(guide.schedule(self.step))
+            self.optimizer.zero_grad()
+            logits = self.net(as_images(x, self.layout))
+            self.loss(logits, torch.from_numpy(labels)).backward()
+            self.optimizer.step()
+            self.step += 1
 
 
 def peer(name, number):
@@ -75,17 +85,21 @@ def error_on_test(model, preprocess, data, layout, at_once=256):
 
 
 def make_optimizer(model, recipe):
-    """PyTorch's optimiser of the recipe."""
-    named = list(model.named_parameters())
+    """PyTorch's optimiser of the recipe, the fastest on a CPU."""
     options = dict(recipe.optimizer_options)
     decay, apart = options.pop("weight_decay", 0.0), options.pop("decay", "all") == "weights"
-    groups = [
-        {"params": [p], "weight_decay": decay if p.ndim > 1 or not apart else 0.0} for _, p in named
-    ]
+    groups = by_kind(list(model.parameters()), decay, 0.0 if apart else decay)
     if recipe.optimizer == "muon":
         return Both(groups, recipe.lr, **options)
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return Single(kinds[recipe.optimizer](groups, recipe.lr, **options))
+    return Single(kinds[recipe.optimizer](groups, recipe.lr, **options, fused=True))
+
+
+def by_kind(parameters, decay, decay_of_vectors):
+    """Kernels, matrices, vectors: a group each, for PyTorch updates a group in one call."""
+    kinds = {4: decay, 2: decay, 1: decay_of_vectors}
+    found = {ndim: [p for p in parameters if p.ndim == ndim] for ndim in kinds}
+    return [{"params": found[n], "weight_decay": kinds[n]} for n in kinds if found[n]]
 
 
 class Single:
@@ -107,13 +121,15 @@ class Both:
     """
 
     def __init__(self, groups, lr, momentum=0.9, nesterov=True, rest=5.0, iterations=5):
-        self.kernels = [g for g in groups if g["params"][0].ndim == 4]
-        self.others = [g for g in groups if g["params"][0].ndim != 4]
-        plain = [g | {"weight_decay": 0.0} for g in self.others]
-        self.sgd = torch.optim.SGD(plain, rest * lr, momentum=momentum, nesterov=nesterov)
+        (kernels,) = (g for g in groups if g["params"][0].ndim == 4)
+        self.kernels, self.decay = kernels["params"], kernels["weight_decay"]
+        self.others = [g for g in groups if g is not kernels]
+        plain = [p for g in self.others for p in g["params"]]
+        how = {"momentum": momentum, "nesterov": nesterov, "fused": True}
+        self.sgd = torch.optim.SGD(plain, rest * lr, **how)
         self.momentum, self.nesterov = momentum, nesterov
         self.rest, self.iterations = rest, iterations
-        self.velocity = [torch.zeros_like(g["params"][0]) for g in self.kernels]
+        self.velocity = [torch.zeros_like(w) for w in self.kernels]
 
     def set_rate(self, lr):
         self.lr = lr
@@ -121,23 +137,25 @@ class Both:
             group["lr"] = self.rest * lr
 
     def zero_grad(self):
-        for group in self.kernels + self.others:
-            group["params"][0].grad = None
+        self.sgd.zero_grad()
+        for w in self.kernels:
+            w.grad = None
 
     def step(self):
         with torch.no_grad():
             for group in self.others:
-                group["params"][0].mul_(1 - self.rest * self.lr * group["weight_decay"])
-            for group, v in zip(self.kernels, self.velocity, strict=True):
-                self.move(group["params"][0], v, group["weight_decay"])
+                for w in group["params"]:
+                    w.mul_(1 - self.rest * self.lr * group["weight_decay"])
+            for w, v in zip(self.kernels, self.velocity, strict=True):
+                self.move(w, v)
         self.sgd.step()
 
-    def move(self, w, v, decay):
+    def move(self, w, v):
         """One kernel (F, C, KH, KW)."""
         v.mul_(self.momentum).add_(w.grad)
         g = w.grad + self.momentum * v if self.nesterov else v
         step = newton_schulz(g.flatten(1), self.iterations)
-        w.mul_(1 - self.lr * decay)
+        w.mul_(1 - self.lr * self.decay)
         longer = max(1, step.shape[0] / step.shape[1]) ** 0.5
         w.add_(step.view_as(w), alpha=-self.lr * longer)
 

@@ -44,10 +44,17 @@ class Contender:
         self.subject = self.side.Network(self.name, **task)
         return time.perf_counter() - start
 
+    def compiler(self):
+        """Complain if the contender needs one and has none."""
+        from benchmarks import contenders
+
+        contenders.expect_compiler(self.name)
+
     def check(self, what, file):
         """Write what the network computes into an npz file, in minires' layout."""
         import numpy as np
 
+        self.compiler()
         np.savez(file, **self.subject.results(what))
 
     def train(self, times):
@@ -55,6 +62,20 @@ class Contender:
 
     def infer(self, times):
         return [clock(self.subject.infer) for _ in range(times)]
+
+    def prepare(self, model, recipe, images, seed):
+        """Make all that a whole training needs."""
+        from benchmarks import contenders, tasks
+        from minires.runs.recipe import Recipe
+
+        data, recipe = tasks.read_images(images), Recipe.from_dict(recipe)
+        kind = contenders.training_side(self.name).Training
+        self.subject = kind(self.name, model, recipe, data, seed)
+
+    def course(self):
+        """Train from the first step to the last; the error on the test images, and seconds."""
+        seconds = clock(self.subject.run)
+        return {"test_error": self.subject.error, "seconds": seconds}
 
     def op(self, **case):
         """Make the arrays of one op."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import cases, checks, contenders, field, report, steps, tasks, worker
+from benchmarks import cases, checks, cifar, contenders, field, report, steps, tasks, worker
 from benchmarks.harness import (
     THREADS,
     MissingContenderError,
@@ -22,6 +22,8 @@ from benchmarks.harness import (
 )
 from minires.cli import bench
 from minires.cli import main as minires
+from minires.data import Dataset
+from minires.runs import RECIPES
 
 FOLDER = Path(benchmarks.__file__).parent
 SMALL = ["--model", "resnet8", "--input-shape", "8,8,1", "--batch", "2"]
@@ -56,6 +58,9 @@ for line in sys.stdin:
     }
     print(json.dumps(answers[how]), flush=True)
 """
+
+
+SLEEP = "import time; time.sleep(60)"
 
 
 @pytest.fixture
@@ -289,34 +294,156 @@ def test_the_recorder_is_timed_in_three_ways(tmp_path, capsys):
     assert rows[0]["more"] == 0
 
 
-@pytest.mark.parametrize(("name", "lr"), [("fast20", 0.02), ("he2015", 0.01)])
+def noise(count=40):
+    """A Dataset of the size of CIFAR's images."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    y = rng.integers(0, 10, count)
+    return Dataset(x, y, x[:10], y[:10], tuple("abcdefghij"), "noise")
+
+
+@pytest.mark.parametrize(("name", "lr"), [("fast20", 0.02), ("he2015", 0.01), ("adam", 1e-4)])
 def test_one_recipe_trains_the_same_network_in_minires_and_in_pytorch(name, lr):
     torch = pytest.importorskip("torch", reason="PyTorch is a peer of benchmarks, and optional")
-    from benchmarks import tasks, their_training
+    from benchmarks import our_training, their_training
     from benchmarks.theirs import their_path, to_torch
-    from minires.data import Dataset
-    from minires.models import build
-    from minires.runs import RECIPES, Trainer
 
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    y = rng.integers(0, 10, 40)
-    data = Dataset(x, y, x[:10], y[:10], tuple("abcdefghij"), "noise")
     recipe = RECIPES[name].changed(epochs=2, batch_size=20, lr=lr)
-    trainer = Trainer(build("resnet8", rng=3), data, recipe, seed=3)
-    while not trainer.finished:
-        list(trainer.steps())
-        trainer.end_epoch()
+    given = "resnet8", recipe, noise(), 3
+    ours = our_training.Training("minires", *given)
+    ours.run()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        net = their_training.trained_peer("resnet8", recipe, data, 3, torch.contiguous_format)
+        theirs = their_training.Training("torch-eager", *given)
+        theirs.run()
     finally:
         torch.set_num_threads(before)
-    theirs = net.state_dict()
-    for path, array in tasks.state(trainer.model).items():
-        found = theirs[their_path(path)].detach()
-        assert torch.allclose(to_torch(array), found, atol=2e-4), path
+    found = theirs.net.state_dict()
+    for path, array in tasks.state(ours.trainer.model).items():
+        assert torch.allclose(to_torch(array), found[their_path(path)].detach(), atol=2e-4), path
+    assert theirs.error == pytest.approx(ours.error, abs=0.11)  # one image of ten
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(("decay", "groups"), [("all", [0.1] * 3), ("weights", [0.1, 0.1, 0])])
+def test_pytorch_updates_parameters_of_one_kind_in_one_call(name, decay, groups):
+    pytest.importorskip("torch", reason="PyTorch is a peer of benchmarks, and optional")
+    from benchmarks import peers, their_training
+
+    options = {"weight_decay": 0.1, "decay": decay}
+    recipe = RECIPES["adam"].changed(optimizer=name, optimizer_options=options)
+    made = their_training.make_optimizer(peers.build("resnet8", {}), recipe).optimizer
+    assert [group["weight_decay"] for group in made.param_groups] == groups
+    assert all(group["fused"] for group in made.param_groups)
+
+
+TRIAL = ["--model", "resnet8", "--recipe", "adam", "--epochs", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Workers of `cifar` that answer at once, or raise what the list says for the next run."""
+    outcomes = []
+
+    class Fast(Worker):
+        def __init__(self, name, env):
+            assert env["OMP_NUM_THREADS"] == "1"
+            assert "MALLOC_MMAP_THRESHOLD_" in env
+            super().__init__(name, env, (sys.executable, "-c", "input()"))
+
+        def ask(self, do, **arguments):
+            if do == "versions":
+                return {"minires": "0"}
+            error = outcomes.pop(0) if do == "course" and outcomes else None
+            if error is not None:
+                raise error
+            seconds = 10.0 if self.name == "minires" else 20.0
+            return {"test_error": 0.25, "seconds": seconds} if do == "course" else 0
+
+    monkeypatch.setattr(cifar, "load_cifar10", lambda root: noise())
+    monkeypatch.setattr(cifar, "Worker", Fast)
+    return outcomes
+
+
+def test_cifar_trains_in_a_process_of_its_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cifar, "load_cifar10", lambda root: noise())
+    file = tmp_path / "out.json"
+    more = ["--contenders", "minires", "--seeds", "1", "--images", "8", "--json", str(file)]
+    assert run("cifar", *TRIAL, *more) == 0
+    out = capsys.readouterr().out
+    assert "resnet8 on noise, 8 training images, recipe adam, epochs=1" in out
+    assert "not of imports" in out
+    content = json.loads(file.read_text())
+    assert [row["seed"] for row in content["rows"]] == [0]
+    assert content["versions"].keys() >= {"minires", "numba"}
+
+
+def test_cifar_says_how_many_times_as_fast_minires_is(trainings, capsys):
+    assert run("cifar", *TRIAL, "--seeds", "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "times as fast" in next(line for line in lines if line.startswith("contender"))
+    assert next(line for line in lines if line.startswith("minires  ")).split()[-1] == "2.00"
+
+
+@pytest.mark.parametrize(
+    ("third", "code", "done", "text"),
+    [
+        (WorkerError("gave no answer"), 1, 5, "torch-eager: failed, gave no answer"),
+        (KeyboardInterrupt(), 130, 3, "error: interrupted"),
+    ],
+    ids=["killed", "interrupted"],
+)
+def test_a_comparison_that_is_cut_short_keeps_the_runs_that_are_done(
+    third, code, done, text, trainings, tmp_path, capsys
+):
+    file = tmp_path / "out.json"
+    trainings += [None, None, None, third]
+    more = ["--seeds", "4", "--contenders", "minires,torch-eager,minires", "--json", str(file)]
+    assert run("cifar", *TRIAL, *more) == code
+    assert len(json.loads(file.read_text())["rows"]) == done
+    err = capsys.readouterr().err
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_cifar_without_images_names_the_option_that_it_has(monkeypatch, capsys):
+    def nowhere(root):
+        raise FileNotFoundError("nowhere")
+
+    monkeypatch.setattr(cifar, "load_cifar10", nowhere)
+    assert run("cifar") == 2
+    assert "nowhere (on this command line: --data-root DIR)\n" in capsys.readouterr().err
+
+
+def test_cifar_refuses_what_does_not_fit_before_anything_is_trained(trainings, capsys):
+    article = ["--model", "article_resnet", "--recipe", "short", "--images", "20"]
+    assert run("cifar", *article) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Dense expects x of shape (N, 1600)" in err
+
+
+def test_cifar_finds_out_before_it_trains_that_pytorch_is_missing(trainings, monkeypatch, capsys):
+    ask = cifar.Worker.ask
+
+    def lacking(worker, do, **arguments):
+        if do == "load" and worker.name.startswith("torch"):
+            raise MissingContenderError("PyTorch is not installed")
+        return ask(worker, do, **arguments)
+
+    monkeypatch.setattr(cifar.Worker, "ask", lacking)
+    assert run("cifar", *TRIAL, "--seeds", "1") == 0
+    out, err = capsys.readouterr()
+    assert "torch-eager: skipped, PyTorch is not installed" in out
+    assert "minires, seed 0: 25.00 %" in out.replace("%", " %")
+    assert err.count("skipped") == 2
+
+
+def test_an_interrupt_ends_a_worker_in_the_midst_of_its_work():
+    with pytest.raises(KeyboardInterrupt), Worker("a", None, (sys.executable, "-c", SLEEP)) as it:
+        raise KeyboardInterrupt
+    assert it.process.returncode == -9
 
 
 @pytest.mark.parametrize("name", benchmarks.NAMES)
@@ -344,6 +471,12 @@ def test_help_fits_a_screen_and_shows_an_example(name, capsys):
             "44, 56, 110), got 9",
         ),
         (["memory", "--what", "dream"], "invalid choice: 'dream'"),
+        (["cifar", "--model", "resnet18"], "invalid choice: 'resnet18'"),
+        (
+            ["cifar", "--contenders", "torch-compile"],
+            "minires,torch-channels-last,torch-eager, got",
+        ),
+        (["cifar", "--threads", "0"], "expected an integer >= 1, got '0'"),
     ],
 )
 def test_a_mistake_gets_one_line_and_code_2(arguments, text, capsys):
