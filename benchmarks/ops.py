@@ -5,12 +5,12 @@ import sys
 from benchmarks.cases import cases, work
 from benchmarks.checks import checked, truth
 from benchmarks.command import add_contenders, add_timing, command, positive_int
+from benchmarks.contenders import ONE_OP
 from benchmarks.field import Field, alternate, compare
 from benchmarks.harness import Worker, WorkerError, environment
 from benchmarks.report import Report, error_pair, milliseconds
 
 EXAMPLE = "--only conv --batch 32 --threads 1"
-CONTENDERS = ("minires-reference", "minires-fast", "torch-eager", "torch-channels-last")
 SIZE = 2048  # of the matrices whose product is the ceiling
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser):
     add("--only", default="", metavar="TEXT", help="ops whose line holds this text")
     add("--batch", type=positive_int, default=128, metavar="N", help="images of 32x32, default 128")
     add_timing(parser, rounds=3, burst=4)
-    add_contenders(parser, CONTENDERS)
+    add_contenders(parser, ONE_OP, ONE_OP)
 
 
 def run(options):
@@ -37,14 +37,14 @@ def run(options):
     env = environment(options.threads)
     with Field(options.contenders, lambda name: Worker(name, env)) as field:
         field.each(lambda worker: worker.ask("load", contender=worker.name))
-        for found in field.each(lambda worker: worker.ask("versions")).values():
-            report.versions |= found
         rows, ceilings = [], {}
         for case in chosen:
             # measured again and again, as other programs may take the cores for a while
             for name, rate in field.each(lambda worker: worker.ask("ceiling", size=SIZE)).items():
                 ceilings[name] = max(rate, ceilings.get(name, 0))
             rows += measure(field, case, options)
+        for found in field.each(lambda worker: worker.ask("versions")).values():
+            report.versions |= found  # Numba too, which the first op has imported
     for row in rows:
         add_row(report, row, max(ceilings.values()))
     report.notes += [

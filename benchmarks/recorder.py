@@ -27,8 +27,10 @@ def add_arguments(parser):
 
 def run(options):
     """The three ways take turns in one process; the recorder adds its numbers with the fast ops."""
-    from benchmarks.roofline import use_threads
+    from benchmarks.roofline import expect_numba, use_threads
 
+    if options.ops == "fast":
+        expect_numba()
     use_threads(options.threads)
     step = Step(options)
     for way in WAYS:
@@ -50,8 +52,14 @@ def run(options):
         more = float(np.median(np.array(times) / taken[WAYS[0]]) - 1)
         report.body.append((way, milliseconds(np.median(times)), f"{more:+.1%}"))
         report.records.append({"way": way, "seconds": times, "more": more, "without": without})
-    report.versions["numpy"] = np.__version__
+    report.versions |= versions(options.ops)
     return report
+
+
+def versions(ops):
+    """Of what computes."""
+    found = {"numpy": np.__version__}
+    return found | ({"numba": sys.modules["numba"].__version__} if ops == "fast" else {})
 
 
 class Step:

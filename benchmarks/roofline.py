@@ -1,68 +1,98 @@
 """time the versions of a convolution, from seven loops to Winograd, under the machine's roof"""
 
+import argparse
 import functools
+import importlib.util
 import math
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.command import add_timing, command, positive_int
+from benchmarks.harness import WorkerError
 from benchmarks.report import Report, milliseconds
 
 EXAMPLE = "--figure roofline.png --batch 32"
+KINDS = (".png", ".svg", ".pdf")
 SHAPES = ((32, 16), (16, 32), (8, 64))  # image size and channels of ResNet-20's stages
 
 
 def add_arguments(parser):
     add = parser.add_argument
     add("--batch", type=positive_int, default=128, metavar="N", help="images, default 128")
-    add("--figure", metavar="PNG", help="draw the roofline there")
+    add("--figure", type=figure_file, metavar="PNG", help="draw the roofline there")
     add_timing(parser, rounds=5, burst=5)
+
+
+def figure_file(text):
+    """A figure that can be written, found out before the work begins."""
+    path, kinds = Path(text), ", ".join(KINDS)
+    if path.suffix not in KINDS:
+        raise argparse.ArgumentTypeError(f"expected a file that ends in {kinds}, got {text!r}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a place to write to, got {text!r}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("expected matplotlib, which draws it, to be installed")
+    return str(path)
+
+
+def expect_numba():
+    """Refuse to measure the reference under the name of the fast ops."""
+    from minires.ops import fast
+
+    if not fast.compiles():
+        raise ValueError("expected a Numba that compiles, got none, or NUMBA_DISABLE_JIT")
 
 
 def run(options):
     """All versions at all shapes; NumPy's come first, as BLAS's threads and ours get in each
     other's way."""
-    if options.figure and not os.access(os.path.dirname(options.figure) or ".", os.W_OK):
-        raise ValueError(f"expected a place to write to as --figure, got {options.figure!r}")
+    expect_numba()
     use_threads(options.threads)
-    roof = {"blas": blas_ceiling(options)}
+    roof = [blas_ceiling(options)]
     rows = measure(("im2col + BLAS",), options)
-    roof |= {"tiles": tile_ceiling(options), "bandwidth": bandwidth(options)}
+    roof += [tile_ceiling(options), bandwidth(options)]
     rows += measure(("seven loops", "register tiles", "Winograd"), options)
     rows += memory_bound(options)
-    ceiling = max(roof["blas"], roof["tiles"])
+    return table(options, rows, roof)
+
+
+def table(options, rows, roof):
+    """The report; `roof` are the rows of BLAS, of our tiles and of a copy."""
+    blas, tiles, copy = (row["rate"] for row in roof)
+    ceiling = max(blas, tiles)
     report = Report(
         title=f"roofline: forward, batch {options.batch}, threads {options.threads}, float32",
         header=("what", "version", "FLOP/byte", "median ms", "GF/s", "of the roof"),
         body=[],
-        records=rows,
+        records=roof + rows,
         left=2,
     )
     for row in rows:
-        limit = min(ceiling, row["intensity"] * roof["bandwidth"])
+        limit = min(ceiling, row["intensity"] * copy)
         report.body.append(
             (
                 row["what"],
                 row["version"],
                 f"{row['intensity']:.1f}",
-                milliseconds(row["seconds"]),
+                milliseconds(row["median"]),
                 f"{row['rate'] / 1e9:.1f}",
                 f"{row['rate'] / limit:.0%}",
             )
         )
     report.notes += [
-        f"ceiling: {roof['blas'] / 1e9:.0f} GF/s in a matrix product by BLAS, "
-        f"{roof['tiles'] / 1e9:.0f} GF/s by our register tiles in the L1 cache",
-        f"memory: {roof['bandwidth'] / 1e9:.0f} GB/s, a copy of 8 MB",
+        f"ceiling: {blas / 1e9:.0f} GF/s in a matrix product by BLAS, "
+        f"{tiles / 1e9:.0f} GF/s by our register tiles in the L1 cache",
+        f"memory: {copy / 1e9:.0f} GB/s, a copy of 8 MB",
     ]
     import numba
 
     report.versions |= {"numpy": np.__version__, "numba": numba.__version__}
     if options.figure:
-        draw(rows, ceiling, roof["bandwidth"], options.figure)
+        draw(rows, ceiling, copy, options.figure)
         report.notes.append(f"figure: {options.figure}")
     return report
 
@@ -78,28 +108,29 @@ def use_threads(threads):
 
 
 def seconds(function, options):
-    """The median time of a call; the first, which compiles, does not count."""
+    """The times of a call; the first, which compiles, does not count."""
     function()
     times = []
     for _ in range(options.rounds * options.burst):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return times
 
 
 # ---- the roof
 
 
 def blas_ceiling(options, size=2048):
-    """FLOP/s of a large matrix product."""
+    """A large matrix product."""
     a = np.ones((size, size), np.float32)
     out = np.empty_like(a)
-    return 2 * size**3 / seconds(lambda: np.matmul(a, a, out=out), options)
+    taken = seconds(lambda: np.matmul(a, a, out=out), options)
+    return row("roof", "matrix product", 2 * size**3, 3 * a.nbytes, taken)
 
 
 def tile_ceiling(options, depth=256, repeats=40_000):
-    """FLOP/s of the tile that the kernels are made of, on numbers in the L1 cache."""
+    """The tile that the kernels are made of, on numbers in the L1 cache."""
     from numba import njit, prange
 
     from minires.ops.fast.memory import empty
@@ -121,11 +152,12 @@ def tile_ceiling(options, depth=256, repeats=40_000):
                 store_tile(t, out[chunk], 0, 2 * v, v)
 
     taken = seconds(lambda: tiles(a, b, out, depth, repeats), options)
-    return 2 * repeats // len(out) * len(out) * depth * ROWS * width / taken
+    flops = 2 * repeats // len(out) * len(out) * depth * ROWS * width
+    return row("roof", "register tiles in the L1 cache", flops, None, taken)
 
 
 def bandwidth(options, size=2**23):
-    """Bytes/s that a copy of 8 MB reads and writes: as large as an image batch of a first stage."""
+    """A copy of 8 MB, its rate in bytes/s: as large as an image batch of a first stage."""
     from numba import njit, prange
 
     @njit(parallel=True)
@@ -134,7 +166,7 @@ def bandwidth(options, size=2**23):
             b[i] = a[i]
 
     a, b = np.ones(size // 4, np.float32), np.ones(size // 4, np.float32)
-    return 2 * size / seconds(lambda: copy(a, b), options)
+    return row("roof", "copy", 2 * size, None, seconds(lambda: copy(a, b), options))
 
 
 # ---- the versions
@@ -196,27 +228,42 @@ def measure(names, options):
     for size, channels in SHAPES:
         x = rng.standard_normal((options.batch, size, size, channels), np.float32)
         weight = rng.standard_normal((3, 3, channels, channels), np.float32)
-        wide = x[:4].astype(np.float64), weight.astype(np.float64)
+        wide = x.astype(np.float64), weight.astype(np.float64)
         expected, _ = reference.conv2d_forward(*wide, padding=1)
         flops = 2 * x.size * 9 * channels
         nbytes = 2 * x.nbytes + weight.nbytes
         for name in names:
             run = versions(x, weight)[name]
-            error = np.abs(run()[:4] - expected).max() / np.abs(expected).max()
-            if error > 1e-4:
-                raise ValueError(f"expected {name} to be right, got an error of {error:.0e}")
+            expect_right(name, run(), expected)
             what = f"conv 3x3, {size}x{size}, {channels}"
             rows.append(row(what, name, flops, nbytes, seconds(run, options)))
     return rows
 
 
+def expect_right(name, got, expected):
+    """Refuse a result that is off, or NaN.
+
+    Raises
+    ------
+    WorkerError
+        So that the benchmark ends with code 1.
+    """
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    if not error <= 1e-4:
+        raise WorkerError(f"expected {name} to be right, got an error of {error:.0e}")
+
+
 def memory_bound(options):
-    """Batch norm and ReLU at the first stage, where memory is the roof."""
-    from minires.ops import fast
+    """Batch norm and ReLU at the first stage, where memory is the roof; checked first, too."""
+    from minires.ops import fast, reference
 
     size, channels = SHAPES[0]
     x = np.random.default_rng(0).standard_normal((options.batch, size, size, channels), np.float32)
     gamma, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    wide = [array.astype(np.float64) for array in (x, gamma, beta)]
+    expected, *_ = reference.batchnorm_forward(*wide, eps=1e-5)
+    expect_right("batch norm", fast.batchnorm_forward(x, gamma, beta, eps=1e-5)[0], expected)
+    expect_right("relu", fast.relu_forward(x)[0], reference.relu_forward(wide[0])[0])
     norm = seconds(lambda: fast.batchnorm_forward(x, gamma, beta, eps=1e-5), options)
     relu = seconds(lambda: fast.relu_forward(x), options)
     return [
@@ -226,11 +273,14 @@ def memory_bound(options):
 
 
 def row(what, version, flops, nbytes, taken):
+    """As numbers; `intensity` is None where only one of memory and arithmetic is asked about."""
+    median = float(np.median(taken))
     return {
         "what": what,
         "version": version,
-        "intensity": flops / nbytes,
-        "rate": flops / taken,
+        "intensity": flops / nbytes if nbytes else None,
+        "rate": flops / median,
+        "median": median,
         "seconds": taken,
     }
 

@@ -28,8 +28,9 @@ def add_arguments(parser):
     add("--axis", choices=AXES, default="batch", help="default batch")
     add("--values", type=numbers, metavar="V,...", help=f"of the axis: {axes}")
     add("--what", choices=("train", "infer"), default="train", help="default train")
-    add("--batch", type=positive_int, default=32, metavar="N", help="default 32")
+    add("--batch", type=positive_int, metavar="N", help="default 32")
     add_timing(parser, rounds=3, burst=3)
+    parser.set_defaults(threads=None)  # so that we see whether it was given
     add_contenders(parser, CONTENDERS)
 
 
@@ -62,11 +63,21 @@ def operations(given, what):
     return 2 * passes * summarize(model, model.input_shape).multiply_adds
 
 
+def expect_one(options):
+    """Refuse the option of the axis itself, which has `--values`."""
+    given = getattr(options, options.axis, None)
+    if given is not None:
+        raise ValueError(
+            f"expected --values V,... with --axis {options.axis}, got --{options.axis} {given}"
+        )
+
+
 def run(options):
     axis = options.axis
+    expect_one(options)
     points = []
     for value in options.values or AXES[axis]:
-        given, threads = point(axis, value, options.batch, options.threads)
+        given, threads = point(axis, value, options.batch or 32, options.threads or CORES)
         points.append((value, given, threads, operations(given, options.what)))
     report = Report(
         title=f"scaling with {axis}: {options.what}, float32",

@@ -6,10 +6,12 @@ import numpy as np
 
 from benchmarks.checks import truth
 from benchmarks.command import add_contenders, add_timing, command, positive_int
+from benchmarks.contenders import ONE_OP
 from benchmarks.field import Field, alternate, compare
 from benchmarks.harness import Worker, environment
 from benchmarks.ops import checked_op
 from benchmarks.report import Report, error_pair, milliseconds
+from minires.cli.arguments import seed
 
 EXAMPLE = "--count 20 --seed 3"
 CONTENDERS = ("minires-reference", "minires-fast")
@@ -26,9 +28,9 @@ QUICK = {"OPENBLAS_THREAD_TIMEOUT": "4"}  # BLAS's threads sleep when they have 
 def add_arguments(parser):
     add = parser.add_argument
     add("--count", type=positive_int, default=60, metavar="N", help="convolutions, default 60")
-    add("--seed", type=int, default=0, metavar="S", help="default 0")
+    add("--seed", type=seed, default=0, metavar="S", help="default 0")
     add_timing(parser, rounds=3, burst=10)
-    add_contenders(parser, CONTENDERS)
+    add_contenders(parser, CONTENDERS, ONE_OP)
 
 
 def run(options):
@@ -43,20 +45,28 @@ def run(options):
     rng, env = np.random.default_rng(options.seed), environment(options.threads, **QUICK)
     with Field(options.contenders, lambda name: Worker(name, env)) as field:
         field.each(lambda worker: worker.ask("load", contender=worker.name))
-        for found in field.each(lambda worker: worker.ask("versions")).values():
-            report.versions |= found
         for _ in range(options.count):
             measure(field, random_case(rng), options, report)
-    for name in options.contenders[1:]:
-        ratios = [row["ratio"] for row in report.records if row["name"] == name]
-        if ratios:
-            report.notes.append(
-                f"{name}: {np.median(ratios):.2f} times as fast as {options.contenders[0]} in the "
+        for found in field.each(lambda worker: worker.ask("versions")).values():
+            report.versions |= found  # Numba too, which the first op has imported
+    report.notes += notes(report.records)
+    report.join(field)
+    return report
+
+
+def notes(rows):
+    """One line a contender and what it was compared with: another, once the first has failed."""
+    pairs = dict.fromkeys((row["name"], row["measure"]) for row in rows)
+    lines = []
+    for name, measure in pairs:
+        ratios = [row["ratio"] for row in rows if (row["name"], row["measure"]) == (name, measure)]
+        if name != measure:
+            lines.append(
+                f"{name}: {np.median(ratios):.2f} times as fast as {measure} in the "
                 f"median; of {len(ratios)} passes {sum(r < 1 / 1.1 for r in ratios)} are slower by "
                 f"more than 10 %, the slowest {min(ratios):.2f}"
             )
-    report.join(field)
-    return report
+    return lines
 
 
 def measure(field, case, options, report):
@@ -68,12 +78,16 @@ def measure(field, case, options, report):
     errors = field.each(lambda worker: checked_op(worker, expected, case))
     for what in ("forward", "backward"):
         probe = field.each(lambda worker, what=what: worker.ask(what, times=3))
+        if not probe:
+            return
         slowest = max(min(seconds) for seconds in probe.values())  # the first may have compiled
         burst = max(options.burst, int(SECONDS / slowest))
         times = alternate(field, what, rounds=options.rounds, burst=burst)
-        for row in compare(times, peer=options.contenders[0])[0]:
+        rows, measured = compare(times, peer=options.contenders[0])
+        for row in rows:
             name, error = row["name"], errors[row["name"]]
             more = {"op": case["label"], "pass": what, "seconds": times[name], "error": error}
+            more["measure"] = measured
             report.records.append(row | more)
             shown = milliseconds(row["median"]), f"{row['ratio']:.2f}", error_pair(error)
             report.body.append((case["label"], what, name, *shown))

@@ -48,7 +48,7 @@ def run(options):
 def first_step(worker, given, versions):
     """Seconds of the import, of building and the first step, and of a later one."""
     imported = worker.ask("load", contender=worker.name)
-    built = worker.ask("build", **given)
+    built = worker.ask("build", **given, own_weights=True)
     first, *later = worker.ask("train", times=4)
     versions.update(worker.ask("versions"))
     return {"import": imported, "first": built + first, "later": min(later)}

@@ -37,7 +37,7 @@ class Network:
     """A network with its batch and Adam; arguments as in `ours.Network`.
 
     With `own_weights` it keeps PyTorch's initialisation and minires is not imported, so that a
-    measurement of memory sees PyTorch alone.
+    measurement of memory or of the first step sees PyTorch alone.
     """
 
     def __init__(self, name, model, options, batch, own_weights=False):
@@ -110,8 +110,19 @@ class Network:
         return {"logits": logits.detach().numpy(), "loss": loss.detach().numpy(), **named}
 
 
+def conv2d(x, weight, stride, padding):
+    """PyTorch pads both sides alike; where they differ, the zeros are added before."""
+    if isinstance(padding, tuple):
+        (top, bottom), (left, right) = padding
+        if (top, left) == (bottom, right):
+            padding = top, left
+        else:
+            x, padding = functional.pad(x, (left, right, top, bottom)), 0
+    return functional.conv2d(x, weight, stride=stride, padding=padding)
+
+
 OPS = {
-    "conv2d": lambda x, weight, **options: functional.conv2d(x, weight, **options),
+    "conv2d": conv2d,
     "batchnorm": lambda x, gamma, beta, eps: functional.batch_norm(
         x, None, None, gamma, beta, training=True, eps=eps
     ),

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,20 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import cases, checks, cifar, contenders, field, report, steps, tasks, worker
+from benchmarks import (
+    cases,
+    checks,
+    cifar,
+    contenders,
+    field,
+    report,
+    roofline,
+    shapes,
+    startup,
+    steps,
+    tasks,
+    worker,
+)
 from benchmarks.harness import (
     THREADS,
     MissingContenderError,
@@ -23,6 +37,7 @@ from benchmarks.harness import (
 from minires.cli import bench
 from minires.cli import main as minires
 from minires.data import Dataset
+from minires.ops import fast, reference
 from minires.runs import RECIPES
 
 FOLDER = Path(benchmarks.__file__).parent
@@ -280,8 +295,104 @@ def test_the_roofline_measures_all_versions_and_draws_them(tmp_path, capsys):
     names = ["im2col + BLAS", "seven loops", "register tiles", "Winograd"]
     for what in ("conv 3x3, 32x32, 16", "conv 3x3, 16x16, 32", "conv 3x3, 8x8, 64"):
         assert [row["version"] for row in rows if row["what"] == what] == names
+    assert next(row["version"] for row in rows if row["what"] == "roof") == "matrix product"
+    assert all(len(row["seconds"]) == 2 for row in rows)
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "GF/s by our register tiles" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spoil", [np.nan, 1.001], ids=["NaN", "one image is off"])
+@pytest.mark.parametrize("op", ["conv2d", "batchnorm", "relu"])
+def test_the_roofline_refuses_a_wrong_version(op, spoil, monkeypatch, capsys):
+    module = reference if op == "conv2d" else fast
+    right = getattr(module, f"{op}_forward")
+
+    def wrong(x, *more, **options):
+        y, *cache = right(x, *more, **options)
+        if x.dtype == np.float32:
+            y[-1] *= spoil
+        return y, *cache
+
+    monkeypatch.setattr(module, f"{op}_forward", wrong)
+    monkeypatch.setattr(roofline, "SHAPES", ((8, 4),))
+    monkeypatch.setattr(roofline, "seconds", lambda function, options: [1.0])
+    assert run("roofline", "--batch", "6", *TURNS) == 1
+    err = capsys.readouterr().err
+    assert "to be right, got an error of" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["roofline", "recorder"])
+def test_what_measures_the_fast_ops_wants_a_compiler(name, monkeypatch, capsys):
+    monkeypatch.setattr(fast, "compiles", lambda: False)
+    assert run(name, *TURNS) == 2
+    assert "expected a Numba that compiles" in capsys.readouterr().err
+
+
+def test_fast_contenders_are_skipped_where_nothing_compiles(monkeypatch, capsys):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert run("ops", *RUNS["ops"], "--contenders", "minires-fast") == 0
+    assert "minires-fast: skipped, Numba is not installed, or told" in capsys.readouterr().out
+
+
+def test_the_versions_name_numba_where_the_fast_ops_ran(tmp_path):
+    file = tmp_path / "out.json"
+    assert run("ops", *RUNS["ops"], "--contenders", "minires-fast", "--json", str(file)) == 0
+    assert "numba" in json.loads(file.read_text())["versions"]
+
+
+def test_minires_reference_runs_the_readable_adam():
+    from benchmarks.ours import Network
+
+    made = Network("minires-reference", "resnet8", {}, 1)
+    assert made.optimizer.ops is reference
+    assert made.loss.ops is reference
+
+
+@pytest.mark.parametrize("padding", [[[1, 1], [2, 2]], [[0, 1], [2, 1]]], ids=["alike", "not"])
+@pytest.mark.parametrize("name", ["torch-eager", "torch-channels-last"])
+def test_pytorch_pads_both_sides_of_an_image_as_asked(name, padding):
+    pytest.importorskip("torch", reason="PyTorch is a peer of benchmarks, and optional")
+    from benchmarks import ours, theirs
+
+    case = {"op": "conv2d", "x": [2, 5, 6, 3], "weight": [3, 2, 3, 4]}
+    case |= {"stride": [2, 1], "padding": padding}
+    expected = ours.Op("minires-reference", case, dtype="float64").results("train")
+    found = checks.compare(theirs.Op(name, case).results("train"), expected)
+    assert max(found.values()) < 1e-5
+
+
+def test_shapes_name_who_was_compared():
+    rows = [
+        {"name": "a", "measure": "a", "ratio": 1},
+        {"name": "b", "measure": "a", "ratio": 0.5},
+        {"name": "b", "measure": "b", "ratio": 1},  # a has failed
+        {"name": "c", "measure": "b", "ratio": 2},
+    ]
+    first, second = shapes.notes(rows)
+    assert first.startswith("b: 0.50 times as fast as a in the median; of 1 passes 1 are slower")
+    assert second.startswith("c: 2.00 times as fast as b in the median; of 1 passes 0 are slower")
+
+
+def test_shapes_whose_contenders_all_fail_end_with_code_1(monkeypatch, capsys):
+    def wrong(worker, expected, case):
+        raise WorkerError("a wrong result: y")
+
+    monkeypatch.setattr(shapes, "checked_op", wrong)
+    assert run("shapes", *RUNS["shapes"], *REFERENCE) == 1
+    assert "minires-reference: FAILED, a wrong result: y" in capsys.readouterr().out
+
+
+def test_startup_lets_pytorch_start_without_minires():
+    asked = {}
+
+    class Recorded(Seat):
+        def ask(self, do, **arguments):
+            asked[do] = arguments
+            return [1.0] * 4 if do == "train" else {} if do == "versions" else 1.0
+
+    startup.first_step(Recorded("torch-eager"), {"model": "resnet8"}, {})
+    assert asked["build"] == {"model": "resnet8", "own_weights": True}
 
 
 def test_the_recorder_is_timed_in_three_ways(tmp_path, capsys):
@@ -446,6 +557,16 @@ def test_an_interrupt_ends_a_worker_in_the_midst_of_its_work():
     assert it.process.returncode == -9
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_during_the_imports_is_one_line(tmp_path):
+    (tmp_path / "minires.py").write_text("raise KeyboardInterrupt\n")  # as if it came then
+    command = [sys.executable, "-m", "benchmarks.train_step"]
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{FOLDER.parent}"}
+    found = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert found.returncode == 130
+    assert found.stderr == "python -m benchmarks: error: interrupted\n"
+
+
 @pytest.mark.parametrize("name", benchmarks.NAMES)
 def test_help_fits_a_screen_and_shows_an_example(name, capsys):
     assert run(name, "--help") == 0
@@ -465,6 +586,13 @@ def test_help_fits_a_screen_and_shows_an_example(name, capsys):
         (["inference", "--model", "article_resnet", "--input-shape", "9,9,3"], "at least 13x13"),
         (["ops", "--only", "fft"], "got 'fft'"),
         (["roofline", "--figure", "no/such/folder/x.png"], "expected a place to write to"),
+        (["roofline", "--figure", "roofline"], "a file that ends in .png, .svg, .pdf, got 'roofl"),
+        (["roofline", "--figure", "roofline.xyz"], "got 'roofline.xyz'"),
+        (["ops", "--contenders", "torch-compile"], "torch-channels-last, got 'torch-compile'"),
+        (["shapes", "--contenders", "minires-fused"], "got 'minires-fused'"),
+        (["shapes", "--seed", "-1"], "argument --seed: expected an integer >= 0, got '-1'"),
+        (["scaling", "--axis", "batch", "--batch", "7"], "--axis batch, got --batch 7"),
+        (["scaling", "--axis", "threads", "--threads", "1"], "--values V,... with --axis threads"),
         (["scaling", "--axis", "colour"], "invalid choice: 'colour'"),
         (
             ["scaling", "--axis", "depth", "--values", "9"],
