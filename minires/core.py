@@ -7,6 +7,7 @@ around them checks, keeps the cache between the two, and tells the observers.
 import contextlib
 import copy
 import functools
+import itertools
 import threading
 
 import numpy as np
@@ -119,6 +120,22 @@ class Observer:
 
         In a fused model `dx` may hold the gradient of the other path already.
         """
+
+
+class Changes:
+    """Which attribute of a layer, of any, was set or deleted last: a number, another for each.
+
+    What is planned from the attributes of layers is to be planned anew after that.
+    """
+
+    def __init__(self):
+        self.numbers, self.last = itertools.count(1), 0
+
+    def note(self):
+        self.last = next(self.numbers)
+
+
+changes = Changes()
 
 
 class Layer(Copyable):
@@ -267,6 +284,11 @@ class Layer(Copyable):
                     f"own, or in a Sequential, got a {type(value).__name__} of them as {name}"
                 )
         super().__setattr__(name, value)
+        changes.note()
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        changes.note()
 
     def children(self):
         """[(name, layer)] of the layers directly inside."""

@@ -14,8 +14,11 @@ from minires.core import Layer
 from minires.layers import BatchNorm2d, Conv2d, ReLU, Residual, Sequential
 from minires.layers.containers import described
 from minires.layers.fused import ConvNorm, FusedResidual, Norm, NormReLU
+from minires.layers.plan import FusedModel
+from minires.models.parts import ImageModel
 
 OURS = {getattr(ours, name) for name in ours.__all__}
+WHOLE = Sequential, ImageModel, FusedModel  # models without methods of their own
 
 
 def fuse(model):
@@ -51,17 +54,25 @@ def fuse(model):
 
     Notes
     -----
+    A model that is a Sequential as a whole plans its inference (`minires.layers.plan`) when images of
+    a shape come for the second time.
+
     A backward pass reads the weights and, after an inference pass, the running statistics as they
     are when it runs: what the forward needs not keep is computed again. So change nothing between
     the two, and run no training pass.
     """
     if not isinstance(model, Layer):
         raise TypeError(f"fuse expects a Layer, got {described(model)}")
-    if type(model)._forward is Sequential._forward:
+    return FusedModel(joined(model)) if type(model) in WHOLE else joined(model)
+
+
+def joined(model):
+    """`fuse`, of what may be a part of a model."""
+    if type(model)._forward in (Sequential._forward, FusedModel._forward):
         return fuse_sequence(model)
     if type(model) is Residual:
         twin = copy.copy(model)
-        twin.branch, twin.shortcut = fuse(model.branch), fuse(model.shortcut)
+        twin.branch, twin.shortcut = joined(model.branch), joined(model.shortcut)
         return twin
     return apart(model)
 
@@ -97,8 +108,8 @@ def first_group(layers):
     if kinds[:2] == [BatchNorm2d, ReLU]:
         return 2, NormReLU(first)
     if kinds[1:2] == [ReLU] and ends_in_norm(first):
-        return 2, FusedResidual(fuse(first.branch), fuse(first.shortcut), first.ops)
-    return 1, fuse(first)
+        return 2, FusedResidual(joined(first.branch), joined(first.shortcut), first.ops)
+    return 1, joined(first)
 
 
 def fit(conv, norm):

@@ -123,11 +123,15 @@ class Plan(NamedTuple):
 
 def plan_for(x, weight, *options):
     """The Plan; remembered for the next call."""
-    kinds = x.shape, x.dtype, weight.shape, weight.dtype
+    return plan_of(x.shape, x.dtype, weight.shape, weight.dtype, *options)
+
+
+def plan_of(*shapes_and_options):
+    """The same, of shapes and dtypes."""
     try:
-        return remembered(*kinds, *options)
+        return remembered(*shapes_and_options)
     except TypeError:  # a list, which cannot be looked up
-        return choose(*kinds, *options)
+        return choose(*shapes_and_options)
 
 
 def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups):

@@ -54,22 +54,37 @@ from minires.ops.fast.simd import (
 
 def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
-    y = empty((len(x), *window.out, weight.shape[3]), x.dtype)
-    pixels, window = pixel_rows(x.shape, window)
+    return prepared(x.shape, weight, bias, window)(x)
+
+
+def prepared(x_shape, weight, bias, window):
+    """`forward` of images of one shape: what depends on shapes and weights alone is made now."""
+    y_shape = x_shape[0], *window.out, weight.shape[3]
+    pixels, window = pixel_rows(x_shape, window)
     (top, _), (left, _) = window.padding
     panels = kept("direct", weight, lambda weight: pack(by_taps(weight)))
     place = Place(top, left, *window.out, 0, 1, 1)
-    x, target = x.reshape(*pixels, -1), y.reshape(pixels[0], *window.out, -1)
-    correlate(x, panels, window.kernel, bias, target, window.stride, place)
-    return y
+    shapes = (*pixels, x_shape[3]), (pixels[0], *window.out, y_shape[3])
+    correlate = correlation(*shapes, panels, window.kernel, bias, window.stride, place)
+
+    def forward(x):
+        y = empty(y_shape, x.dtype)
+        correlate(x, y)
+        return y
+
+    return forward
 
 
-def correlate(x, panels, kernel, bias, y, stride, place):
-    """y at `place` = bias + x correlated with packed weights of (KH, KW) = `kernel`."""
-    s = steps(x.shape, kernel, y.shape, stride, place, x.itemsize)
-    work = scratch(x.dtype, s.buffer + ROWS * 2 * WIDEST)
+def correlation(x_shape, y_shape, panels, kernel, bias, stride, place):
+    """A function that sets y at `place` to bias + x correlated with packed weights of `kernel`."""
+    s = steps(x_shape, kernel, y_shape, stride, place, bias.itemsize)
+    work = scratch(bias.dtype, s.buffer + ROWS * 2 * WIDEST)
     run = convolve.alone if multiply_adds(s) < LITTLE else convolve
-    run(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), s, work)
+
+    def correlate(x, y):
+        run(PARTS, x.reshape(-1), panels, bias, y.reshape(-1), s, work)
+
+    return correlate
 
 
 # ---- forward
@@ -277,7 +292,7 @@ def input_gradient(shape, weight, dy, window):
             place = Place(rows.before, cols.before, rows.count, cols.count, start, SH, SW)
             panels = pack(backwards, [r * KW + c for r in rows.taps for c in cols.taps])
             kernel = len(rows.taps), len(cols.taps)
-            correlate(dy, panels, kernel, bias, dx, (1, 1), place)
+            correlation(dy.shape, dx.shape, panels, kernel, bias, (1, 1), place)(dy, dx)
     return result
 
 

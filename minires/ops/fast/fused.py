@@ -4,11 +4,13 @@ Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; to
 (x twice) and write 1. The kernels are `batchnorm.py`'s with another last step.
 """
 
+import functools
+
 import numpy as np
 
 from minires.checks import expect_array
 from minires.ops import reference
-from minires.ops.fast import winograd
+from minires.ops.fast import direct, winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
     channel_moments,
@@ -23,14 +25,14 @@ from minires.ops.fast.batchnorm import (
     training_backward,
     training_forward,
 )
-from minires.ops.fast.conv import NormConvCache, backward, conv2d_forward, filled, plan_for
-from minires.ops.fast.epilogue import finish_in_place, join
+from minires.ops.fast.conv import NormConvCache, backward, conv2d_forward, filled, plan_for, plan_of
+from minires.ops.fast.epilogue import After, finish_in_place, join
 from minires.ops.fast.epilogue import moments as moments_of
 from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
 from minires.ops.reference.batchnorm import BatchNormCache
 from minires.ops.reference.conv import ConvCache
-from minires.ops.reference.fused import FusedCache, expect_other
+from minires.ops.reference.fused import FusedCache, expect_other, expect_prepared
 
 
 def conv2d_add_relu_forward(
@@ -63,6 +65,54 @@ def conv2d_add_relu_forward(
     if residual is not None or relu:
         finish_in_place(y, residual, relu)
     return y
+
+
+def prepare_conv2d_add_relu(
+    x_shape,
+    weight,
+    bias=None,
+    *,
+    adds=False,
+    relu=True,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+):
+    """A function that does `conv2d_add_relu_forward` for images of one shape; see `reference`."""
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    window, way, *_ = plan_of(x_shape, weight.dtype, weight.shape, weight.dtype, *options.values())
+    if way is reference:
+        convolve = functools.partial(called, weight, bias, {"relu": relu, **options})
+    else:
+        given = x_shape, weight, filled(bias, weight), window
+        after = After(adds, relu, False)
+        convolve = winograd.prepared(*given, after) if way is winograd else finished(given, after)
+    shapes = x_shape, (x_shape[0], *window.out, weight.shape[3]) if adds else None
+
+    def forward(x, residual=None):
+        expect_prepared(x, residual, *shapes, weight.dtype)
+        return convolve(np.ascontiguousarray(x), residual)
+
+    return forward
+
+
+def finished(given, after):
+    """The direct convolution, and in a second pass what comes after it."""
+    convolve = direct.prepared(*given)
+
+    def forward(x, residual):
+        y = convolve(x)
+        if after.adds or after.rectifies:
+            finish_in_place(y, residual, after.rectifies)
+        return y
+
+    return forward
+
+
+def called(weight, bias, options, x, residual):
+    """Where nothing can be prepared."""
+    return conv2d_add_relu_forward(x, weight, bias, residual, **options)
 
 
 def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):

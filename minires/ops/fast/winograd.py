@@ -91,11 +91,23 @@ def forward(x, weight, bias, window, other=None, relu=False, moments=None, lines
     lines : (3, C) array, optional
         Coefficients of a batch norm: relu(batchnorm(x)) is convolved, and never stored as a whole.
     """
-    y = empty((len(x), *window.out, weight.shape[3]), x.dtype)
-    s = sizes(x.shape, y.shape, window.padding, moments is not None)
+    after = After(other is not None, relu, moments is not None)
+    return prepared(x.shape, weight, bias, window, after)(x, other, moments, lines)
+
+
+def prepared(x_shape, weight, bias, window, after):
+    """`forward` of images of one shape: what depends on shapes and weights alone is made now."""
+    y_shape = x_shape[0], *window.out, weight.shape[3]
+    s = sizes(x_shape, y_shape, window.padding, after.measures)
     U = kept("winograd", weight, lambda weight: transformed(weight, s))
-    correlate(x, U, bias, y, s, other, relu, moments, lines)
-    return y
+    correlate = correlation(x_shape[0], U, bias, s, after)
+
+    def forward(x, other=None, moments=None, lines=NO_LINES):
+        y = empty(y_shape, x.dtype)
+        correlate(x, y, other, moments, lines)
+        return y
+
+    return forward
 
 
 def input_gradient(shape, weight, dy, window, other=None):
@@ -104,19 +116,23 @@ def input_gradient(shape, weight, dy, window, other=None):
     dx = empty(shape, dy.dtype)
     s = sizes(dy.shape, shape, ((2 - top, 0), (2 - left, 0)))
     U = transformed(turned(weight), s)
-    correlate(dy, U, padded(np.zeros(shape[3], dy.dtype)), dx, s, other)
+    bias = padded(np.zeros(shape[3], dy.dtype))
+    correlation(len(dy), U, bias, s, After(other is not None, False, False))(dy, dx, other)
     return dx
 
 
-def correlate(x, U, bias, y, s, other=None, relu=False, moments=None, lines=NO_LINES):
-    """Write bias + correlation to y, whose size says how many pixels are wanted."""
-    after = After(other is not None, relu, moments is not None)
-    other = bias if other is None else other.reshape(-1)
-    parts, counts = NOTHING if moments is None else moments
-    work = scratch(x.dtype, s.work)
-    given = x.reshape(-1), lines, U, bias, other
-    run = convolve.alone if 36 * s.blocks * s.block * s.cs * s.fs < LITTLE // 4 else convolve
-    run(s.chunks, *given, y.reshape(-1), parts, counts, len(x), s, after, work)
+def correlation(N, U, bias, s, after):
+    """A function that writes bias + correlation to y, whose size says which pixels are wanted."""
+    work = scratch(U.dtype, s.work)
+    little = 36 * s.blocks * s.block * s.cs * s.fs < LITTLE // 4
+    run = convolve.alone if little else convolve
+
+    def correlate(x, y, other=None, moments=None, lines=NO_LINES):
+        other = bias if other is None else other.reshape(-1)
+        given = x.reshape(-1), lines, U, bias, other, y.reshape(-1)
+        run(s.chunks, *given, *(moments or NOTHING), N, s, after, work)
+
+    return correlate
 
 
 def weight_gradient(x, dy, window, lines=NO_LINES):

@@ -23,6 +23,7 @@ from minires.ops.reference.fused import (
     conv2d_add_backward,
     conv2d_add_relu_forward,
     conv2d_moments_forward,
+    prepare_conv2d_add_relu,
 )
 from minires.ops.reference.measure import inner_product, statistics
 from minires.ops.reference.muon import muon_steps, orthogonalize
@@ -93,6 +94,7 @@ __all__ = [
     "pad_shortcut_backward",
     "pad_shortcut_backward_onto",
     "pad_shortcut_forward",
+    "prepare_conv2d_add_relu",
     "relu_backward",
     "relu_forward",
     "sgd_step",

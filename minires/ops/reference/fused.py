@@ -18,6 +18,7 @@ from minires.ops.reference.batchnorm import (
 )
 from minires.ops.reference.conv import conv2d_backward, conv2d_forward
 from minires.ops.reference.relu import relu_backward, relu_forward
+from minires.ops.window import resolve_window
 
 
 class FusedCache(NamedTuple):
@@ -143,6 +144,61 @@ def conv2d_add_relu_forward(
         expect_array("conv2d_add_relu", "residual", residual, y.shape, like="the output")
         y = y + residual
     return relu_forward(y)[0] if relu else y
+
+
+def prepare_conv2d_add_relu(
+    x_shape,
+    weight,
+    bias=None,
+    *,
+    adds=False,
+    relu=True,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+):
+    """`conv2d_add_relu_forward` for many calls with the same weights and shapes.
+
+    A fast op makes beforehand what does not depend on the images, packed weights above all.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        (N, H, W, C).
+    weight, bias : arrays
+        No number in them may change while the function returned is in use.
+    adds : bool
+        Whether there is a residual.
+    relu, stride, padding, dilation, groups
+        As for `conv2d_add_relu_forward`.
+
+    Returns
+    -------
+    forward : function
+        y = forward(x), or forward(x, residual) where it adds; arrays of the weight's dtype.
+    """
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    window = resolve_window("conv2d", x_shape[1:3], weight.shape[:2], stride, padding, dilation)
+    shapes = x_shape, (x_shape[0], *window.out, weight.shape[3]) if adds else None
+
+    def forward(x, residual=None):
+        expect_prepared(x, residual, *shapes, weight.dtype)
+        return conv2d_add_relu_forward(x, weight, bias, residual, relu=relu, **options)
+
+    return forward
+
+
+def expect_prepared(x, residual, x_shape, y_shape, dtype):
+    """Refuse arrays for which nothing was prepared; without `y_shape` there is no residual."""
+    if x.shape != x_shape or x.dtype != dtype:
+        expect_array("conv2d_add_relu", "x", x, x_shape, dtype=dtype, like="the weight")
+    if (residual is None) is not (y_shape is None):
+        wanted, came = ("no ", "one") if y_shape is None else ("a ", "none")
+        raise ValueError(f"conv2d_add_relu expects {wanted}residual, as was prepared, got {came}")
+    if y_shape and (residual.shape != y_shape or residual.dtype != dtype):
+        expected = {"dtype": dtype, "like": "the weight"}
+        expect_array("conv2d_add_relu", "residual", residual, y_shape, **expected)
 
 
 def batchnorm_relu_forward(x, gamma, beta, *, eps, moments=None):
