@@ -54,8 +54,8 @@ def fuse(model):
 
     Notes
     -----
-    A model that is a Sequential as a whole plans its inference (`minires.layers.plan`) when images of
-    a shape come for the second time.
+    A model that is a Sequential as a whole plans its inference when images of a shape come for the
+    second time; see `minires.layers.plan`.
 
     A backward pass reads the weights and, after an inference pass, the running statistics as they
     are when it runs: what the forward needs not keep is computed again. So change nothing between
