@@ -14,7 +14,7 @@ from minires.core import Layer
 from minires.layers import BatchNorm2d, Conv2d, ReLU, Residual, Sequential
 from minires.layers.containers import described
 from minires.layers.fused import ConvNorm, FusedResidual, Norm, NormReLU
-from minires.layers.plan import FusedModel
+from minires.layers.fused_model import FusedModel
 from minires.models.parts import ImageModel
 
 OURS = {getattr(ours, name) for name in ours.__all__}
@@ -55,11 +55,12 @@ def fuse(model):
     Notes
     -----
     A model that is a Sequential as a whole plans its inference when images of a shape come for the
-    second time; see `minires.layers.plan`.
+    second time (`minires.layers.plan`). No layer's own `forward` runs then, and none can go
+    backward by itself; the model can.
 
-    A backward pass reads the weights and, after an inference pass, the running statistics as they
-    are when it runs: what the forward needs not keep is computed again. So change nothing between
-    the two, and run no training pass.
+    A backward pass reads the weights and, after an inference pass, the running statistics and x as
+    they are when it runs: what the forward needs not keep is computed again. So change nothing
+    between the two, and run no training pass.
     """
     if not isinstance(model, Layer):
         raise TypeError(f"fuse expects a Layer, got {described(model)}")
@@ -68,7 +69,7 @@ def fuse(model):
 
 def joined(model):
     """`fuse`, of what may be a part of a model."""
-    if type(model)._forward in (Sequential._forward, FusedModel._forward):
+    if type(model)._forward is Sequential._forward:
         return fuse_sequence(model)
     if type(model) is Residual:
         twin = copy.copy(model)

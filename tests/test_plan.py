@@ -1,9 +1,13 @@
 """A fused model that has seen images of a shape infers from a plan: same bits, same contract."""
 
 import copy
+import gc
 import pickle
 import re
+import sys
 import threading
+import types
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from numpy.testing import assert_array_equal
 import minires
 from minires import layers
 from minires.layers.fused import ConvNorm, FusedResidual
-from minires.layers.plan import MOST, FusedModel
+from minires.layers.fused_model import MOST, FusedModel
 from minires.models import cifar
 from minires.ops import fast, reference
 
@@ -44,10 +48,10 @@ def images(seed=0, dtype=np.float32, shape=X):
 
 
 def planned(model, x):
-    """`model` after two passes over images like x: the next one follows a plan."""
+    """`model` after passes over images like x: the next one follows a plan."""
     for _ in range(2):
         model.forward(x)
-    assert model._plans[x.shape, x.dtype].steps is not None
+    assert isinstance(model._plans()[x.shape, x.dtype], list)
     return model
 
 
@@ -241,6 +245,40 @@ def test_a_relative_of_our_layers_is_called():
         assert_array_equal(fused.forward(images()), -images().reshape(3, -1))
 
 
+def test_a_shortcut_with_ops_of_its_own_is_added_by_them(monkeypatch):
+    ops = types.ModuleType("ops_of_ones_own")
+    monkeypatch.setitem(sys.modules, ops.__name__, ops)
+    vars(ops).update({name: getattr(reference, name) for name in reference.__all__})
+    ops.add_forward = lambda a, b: a - b
+    branch = minires.Sequential(
+        minires.Conv2d(3, 3, 3, padding=1, rng=0, ops=reference),
+        minires.BatchNorm2d(3, ops=reference),
+    )
+    fused, x = minires.fuse(minires.Sequential(minires.Residual(branch, ops=ops))), images()
+    expected = x - fused[0].branch.forward(x)
+    for _ in range(3):
+        assert_array_equal(fused.forward(x), expected)
+
+
+@pytest.mark.parametrize("name", ["stride", "observers"])
+def test_an_attribute_that_may_change_without_being_set_rules_out_a_plan(name):
+    x = images()
+    fused = minires.fuse(minires.Sequential(minires.Conv2d(3, 4, 3, rng=0), minires.BatchNorm2d(4)))
+    if name == "stride":
+        fused[0].conv.stride = [1, 1]
+        change, expected = lambda: fused[0].conv.stride.__setitem__(slice(None), [2, 2]), (4, 3)
+    else:
+        observer = Seen()
+        fused[0].observers = []
+        change, expected = lambda: fused[0].observers.append(observer), (7, 6)
+    for _ in range(3):
+        fused.forward(x)
+    change()
+    assert fused.forward(x).shape == (3, *expected, 4)
+    if name == "observers":
+        assert observer.layers == [fused[0]]
+
+
 # ---- the contract of every layer
 
 
@@ -281,6 +319,92 @@ def test_what_a_layer_kept_of_an_earlier_pass_is_gone():
     planned(fused, x).forward(x)
     with pytest.raises(RuntimeError, match=r"GlobalAvgPool2d\.backward expects a forward"):
         fused.pool.backward(np.ones((3, 64), np.float32))
+
+
+@OPS
+@pytest.mark.parametrize("training", [False, True])
+def test_what_the_readable_model_kept_is_still_there(training, ops):
+    x = images()
+    results = []
+    for infers in (False, True):
+        model = build(ops)
+        fused = planned(minires.fuse(model), x)
+        y = model.forward(x, training=training)
+        if infers:
+            planned(fused, images(1))
+        results.append(model.backward(y))
+    assert_array_equal(*results)
+
+
+def test_an_observer_that_comes_after_the_forward_sees_what_it_would_without_a_plan():
+    results, x = [], images()
+    for passes in (1, 4):
+        fused, observer = minires.fuse(build()), Seen()
+        for _ in range(passes):
+            y = fused.forward(x)
+        with minires.observe(fused, observer):
+            dx = fused.backward(y)
+        results.append((dx.tobytes(), [repr(layer) for layer in observer.layers]))
+    assert results[0] == results[1]
+
+
+def test_an_error_in_a_plan_carries_the_path_of_the_layer():
+    fused = minires.fuse(minires.Sequential(head=minires.Sequential(fc=minires.Dense(3, 2, rng=0))))
+    x = np.ones((2, 3), np.float32)
+    planned(fused, x)
+    fused.head.fc.weight.value[...] = 3e38
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError) as caught:
+        fused.forward(x)
+    assert caught.value.__notes__ == ["in layer head.fc"]
+
+
+def test_a_fused_model_that_has_inferred_is_freed_at_once():
+    gc.disable()
+    try:
+        fused = planned(minires.fuse(build()), images())
+        gone = weakref.ref(fused)
+        del fused
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_plans_of_other_weights_are_let_go():
+    fused = minires.fuse(build())
+    for n in range(1, 5):
+        planned(fused, images(shape=(n, 9, 8, 3)))
+    assert len(fused._plans()) == 4
+    fused.forward(images(), training=True)
+    planned(fused, images())
+    assert len(fused._plans()) == 1
+    assert_array_equal(fused.forward(images()), layer_by_layer(fused, images()))
+
+
+def test_flow_tools_know_a_fused_model_from_a_readable_one():
+    model = build(reference, np.float64)
+    x, labels = images(dtype=np.float64), np.arange(3)
+    with pytest.raises(ValueError, match="give it the model that `fuse` was given"):
+        minires.flow.gradient_by_path_length(minires.fuse(model), x, labels)
+    bare = build(reference, np.float64, norm=None)
+    counts = [
+        minires.flow.gradient_by_path_length(m, x, labels).counts
+        for m in (bare, minires.fuse(bare))
+    ]
+    assert_array_equal(*counts)
+    values = [
+        minires.flow.jacobian_singular_values(m, x, count=2, rng=0)
+        for m in (bare, minires.fuse(bare))
+    ]
+    assert_array_equal(*values)
+
+
+def test_gradients_of_a_planned_model_can_be_checked():
+    fused, x = (
+        minires.fuse(build(reference, np.float64)),
+        images(dtype=np.float64, shape=(1, 5, 5, 3)),
+    )
+    planned(fused, x)
+    minires.check_gradients(fused, x, training=False)
 
 
 def test_training_steps_between_planned_passes_change_no_bit_of_the_training():
@@ -344,7 +468,7 @@ def test_many_shapes_are_forgotten_and_planned_again():
         for n in range(1, MOST + 4):
             x = images(shape=(n, 9, 8, 3))
             planned(fused, x)
-            assert len(fused._plans) <= MOST
+            assert len(fused._plans()) <= MOST
     assert_array_equal(fused.forward(x), layer_by_layer(model, x))
 
 
@@ -365,7 +489,7 @@ def test_a_copy_plans_for_itself(copied):
     expected = fused.forward(x)
     twin = copied(fused)
     assert type(twin) is FusedModel
-    assert "_plans" not in vars(twin)
+    assert "_inference_plans" not in vars(twin)
     assert_array_equal(planned(twin, x).forward(x), expected)
     assert repr(twin) == repr(fused)
     assert [path for path, _ in twin.named_parameters()] == [
@@ -422,7 +546,8 @@ def test_a_prepared_convolution_gives_the_bits_of_a_call(
     y = ops.conv2d_forward(x, w, b, **options)[0]
     residual = rng.standard_normal(y.shape, dtype=np.float32) if adds else None
     forward = ops.prepare_conv2d_add_relu(x_shape, w, b, adds=adds, relu=relu, **options)
-    for images in (x, -x, np.asfortranarray(x)):
+    turned = np.ascontiguousarray(x.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    for images in (x, -x, np.asfortranarray(x), turned):
         expected = ops.conv2d_add_relu_forward(images, w, b, residual, relu=relu, **options)
         assert_array_equal(forward(images, residual), expected)
 

@@ -8,6 +8,9 @@ import types
 
 import numpy as np
 
+from minires.layers.fused import Folded
+from minires.layers.plan import Convolution
+
 DEPTH = 6  # layers in lists in layers; deeper is not looked
 
 # a word in a path, and the words that its gradient has there instead
@@ -50,8 +53,8 @@ def parts_of(value):
         return list(value.items())
     if isinstance(value, list | tuple):
         return list(enumerate(value))
-    if isinstance(value, type | types.ModuleType | np.random.Generator):
-        return []
+    if isinstance(value, type | types.ModuleType | np.random.Generator | Folded | Convolution):
+        return []  # the last two hold what was made of Parameters
     return list(getattr(value, "__dict__", {}).items())
 
 
