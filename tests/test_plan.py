@@ -205,6 +205,24 @@ def test_an_observer_sees_every_layer_and_is_forgotten():
         assert observer.layers.count(fused.pool) == 3
 
 
+def test_an_observer_of_one_layer_alone_sees_it():
+    fused, observer = planned(minires.fuse(build()), images()), Seen()
+    fused.pool.observers = (observer,)
+    for _ in range(3):
+        fused.forward(images())
+    assert observer.layers == [fused.pool] * 3
+
+
+@OPS
+def test_a_branch_that_ends_in_a_relu_is_added_as_it_is(ops):
+    norm = minires.BatchNorm2d(3, ops=ops)
+    conv, relu = minires.Conv2d(3, 3, 3, padding=1, rng=0, ops=ops), minires.ReLU(ops=ops)
+    model = minires.Sequential(minires.Residual(minires.Sequential(conv, norm, relu), ops=ops))
+    fused = planned(minires.fuse(model), images())
+    assert_array_equal(fused.forward(images(1)), layer_by_layer(model, images(1)))
+    assert_array_equal(layer_by_layer(model, images(1)) >= images(1), True)
+
+
 class Own(minires.Layer):
     calls = 0
 
@@ -535,8 +553,9 @@ def test_two_threads_may_share_a_plan():
         ((2, 6, 6, 24), (1, 1, 24, 8), {}),
         ((2, 9, 9, 4), (3, 3, 2, 6), {"groups": 2, "dilation": 2}),
         ((1, 2, 2, 300), (3, 3, 300, 3), {"padding": 1}),
+        ((1, 3, 3, 33), (1, 1, 33, 4), {}),
     ],
-    ids=["winograd", "direct", "1x1", "groups", "few pixels"],
+    ids=["winograd", "direct", "1x1", "groups", "few pixels", "1x1 on the reference"],
 )
 def test_a_prepared_convolution_gives_the_bits_of_a_call(
     x_shape, w_shape, options, relu, adds, ops, rng
