@@ -132,6 +132,7 @@ class Changes:
         self.numbers, self.last = itertools.count(1), 0
 
     def note(self):
+        """One more."""
         self.last = next(self.numbers)
 
 

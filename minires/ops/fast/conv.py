@@ -127,7 +127,7 @@ def plan_for(x, weight, *options):
 
 
 def plan_of(*shapes_and_options):
-    """The same, of shapes and dtypes."""
+    """The Plan for shapes and dtypes of x and weight, and the options of `conv2d_forward`."""
     try:
         return remembered(*shapes_and_options)
     except TypeError:  # a list, which cannot be looked up

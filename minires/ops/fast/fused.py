@@ -4,13 +4,10 @@ Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; to
 (x twice) and write 1. The kernels are `batchnorm.py`'s with another last step.
 """
 
-import functools
-
 import numpy as np
 
-from minires.checks import expect_array
 from minires.ops import reference
-from minires.ops.fast import direct, winograd
+from minires.ops.fast import winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
     channel_moments,
@@ -48,23 +45,12 @@ def conv2d_add_relu_forward(
     groups=1,
 ):
     """relu(conv2d(x) + residual) without a cache; see `reference`."""
-    window, way, *_ = plan_for(x, weight, stride, padding, dilation, groups)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    if residual is not None:
-        if residual.dtype != x.dtype or weight.dtype != x.dtype:
-            return reference.conv2d_add_relu_forward(
-                x, weight, bias, residual, relu=relu, **options
-            )
-        shape = len(x), *window.out, weight.shape[3]
-        expect_array("conv2d_add_relu", "residual", residual, shape, like="the output")
-        residual = np.ascontiguousarray(residual)
-    if way is winograd:
-        x = np.ascontiguousarray(x)
-        return winograd.forward(x, weight, filled(bias, weight), window, residual, relu)
-    y, _ = conv2d_forward(x, weight, bias, **options)
-    if residual is not None or relu:
-        finish_in_place(y, residual, relu)
-    return y
+    adds = residual is not None
+    if weight.dtype != x.dtype or (adds and residual.dtype != x.dtype):
+        return reference.conv2d_add_relu_forward(x, weight, bias, residual, relu=relu, **options)
+    forward = prepare_conv2d_add_relu(x.shape, weight, bias, adds=adds, relu=relu, **options)
+    return forward(x, residual)
 
 
 def prepare_conv2d_add_relu(
@@ -82,12 +68,13 @@ def prepare_conv2d_add_relu(
     """A function that does `conv2d_add_relu_forward` for images of one shape; see `reference`."""
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     window, way, *_ = plan_of(x_shape, weight.dtype, weight.shape, weight.dtype, *options.values())
+    after = After(adds, relu, False)
     if way is reference:
-        convolve = functools.partial(called, weight, bias, {"relu": relu, **options})
+        convolve = finished(lambda x: conv2d_forward(x, weight, bias, **options)[0], after)
     else:
         given = x_shape, weight, filled(bias, weight), window
-        after = After(adds, relu, False)
-        convolve = winograd.prepared(*given, after) if way is winograd else finished(given, after)
+        whole = way is winograd
+        convolve = way.prepared(*given, after) if whole else finished(way.prepared(*given), after)
     shapes = x_shape, (x_shape[0], *window.out, weight.shape[3]) if adds else None
 
     def forward(x, residual=None):
@@ -97,9 +84,8 @@ def prepare_conv2d_add_relu(
     return forward
 
 
-def finished(given, after):
-    """The direct convolution, and in a second pass what comes after it."""
-    convolve = direct.prepared(*given)
+def finished(convolve, after):
+    """A convolution, and in a second pass over its output what comes after it."""
 
     def forward(x, residual):
         y = convolve(x)
@@ -108,11 +94,6 @@ def finished(given, after):
         return y
 
     return forward
-
-
-def called(weight, bias, options, x, residual):
-    """Where nothing can be prepared."""
-    return conv2d_add_relu_forward(x, weight, bias, residual, **options)
 
 
 def conv2d_moments_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
