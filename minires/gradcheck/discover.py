@@ -9,7 +9,6 @@ import types
 import numpy as np
 
 from minires.layers.fused import Folded
-from minires.layers.plan import Convolution
 
 DEPTH = 6  # layers in lists in layers; deeper is not looked
 
@@ -53,8 +52,8 @@ def parts_of(value):
         return list(value.items())
     if isinstance(value, list | tuple):
         return list(enumerate(value))
-    if isinstance(value, type | types.ModuleType | np.random.Generator | Folded | Convolution):
-        return []  # the last two hold what was made of Parameters
+    if isinstance(value, type | types.ModuleType | np.random.Generator | Folded):
+        return []  # the last holds what was made of Parameters
     return list(getattr(value, "__dict__", {}).items())
 
 
