@@ -1,7 +1,7 @@
 """Inference as a list of steps, functions that take x to y.
 
 Layer by layer, a forward pass checks every input, looks up how its shape is computed, and keeps
-what a backward pass would need. For a single image that takes longer than the convolutions. If
+what a backward pass would need. For a single image that takes a large part of the time. If
 images of the same shape come again, and no attribute of any layer was set meanwhile
 (`core.changes`), the answers would be the same, and the steps here go without them. Weights and
 statistics may change between two passes; each step looks at them.
