@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from minires.ops import fast, reference
 
+conv_norm = pytest.importorskip("minires.ops.fast.conv_norm")
 winograd = pytest.importorskip("minires.ops.fast.winograd")
 
 EPS = {np.float64: 1e-12, np.float32: 8 * np.finfo(np.float32).eps}
@@ -563,6 +564,125 @@ def test_gradients_of_another_dtype_reach_a_convolution_that_normalises(x_shape,
         results.append([*ops.conv2d_backward(dy, cache), *ops.conv2d_weight_backward(dy, cache)])
     for a, e in zip(*results, strict=True):
         assert_allclose(a, e, rtol=1e-3, atol=1e-3)
+
+
+# ---- both gradients of a convolution, from the gradient behind its batch norm
+
+
+JOINED = [  # x, filters; more than 32 tiles of 4x4 outputs
+    ((9, 13, 18, 32), 16),
+    ((16, 32, 32, 16), 16),
+    ((40, 8, 8, 16), 48),
+    ((33, 5, 7, 32), 32),
+    ((5, 40, 4, 16), 64),
+]
+
+
+def gradients_joined_or_apart(x_shape, F, dtype=np.float32, **options):
+    """All gradients of relu(norm(conv(x))), of it + other, and of relu(norm(conv(h)) + residual)
+    for h = relu(norm(x)): by the joint ops, and by one op after the other.
+    """
+    C = x_shape[3]
+    x, w, b = arrays(1, x_shape, (3, 3, C, F), (F,), dtype=dtype)
+    options = {"padding": 1} | options
+    y, conv_cache, moments = fast.conv2d_moments_forward(x, w, b, **options)
+    gamma, beta, gamma0, beta0 = arrays(2, (F,), (F,), (C,), (C,), dtype=dtype)
+    residual, dy = arrays(3, y.shape, y.shape, dtype=dtype)
+    other = arrays(4, x.shape, dtype=dtype)[0]
+    _, of_relu = fast.batchnorm_relu_forward(y, gamma, beta, eps=1e-5, moments=moments)
+    inner, _, of_inner, found = fast.batchnorm_relu_conv2d_forward(
+        x, gamma0, beta0, w, b, eps=1e-5, **options
+    )
+    given = inner, residual, gamma, beta
+    _, of_sum = fast.batchnorm_add_relu_forward(*given, eps=1e-5, moments=found)
+    joined = [
+        *fast.conv2d_batchnorm_relu_backward(dy, of_relu, conv_cache),
+        *fast.conv2d_batchnorm_relu_backward(dy, of_relu, conv_cache, other),
+        *fast.conv2d_batchnorm_add_relu_backward(dy, of_sum, of_inner),
+    ]
+    d, *of_norm = fast.batchnorm_relu_backward(dy, of_relu)
+    dsum, dresidual, *of_second = fast.batchnorm_add_relu_backward(dy, of_sum)
+    dx, *of_conv = fast.conv2d_backward(dsum, of_inner)
+    apart = [
+        *(*fast.conv2d_backward(d, conv_cache), *of_norm),
+        *(*fast.conv2d_add_backward(d, conv_cache, other), *of_norm),
+        *(dx, dresidual, *of_conv, *of_second),
+    ]
+    return joined, apart
+
+
+@pytest.mark.parametrize(("x_shape", "F"), JOINED)
+def test_gradients_through_norm_and_convolution_joined_are_those_apart_bit_by_bit(
+    x_shape, F, monkeypatch
+):
+    seen, gradients = [], conv_norm.gradients
+    monkeypatch.setattr(conv_norm, "gradients", lambda *args: seen.append(args) or gradients(*args))
+    joined, apart = gradients_joined_or_apart(x_shape, F)
+    assert len(seen) == 3
+    for a, e in zip(joined, apart, strict=True):
+        assert_array_equal(a, e)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "F", "options"),
+    [
+        ((9, 13, 18, 32), 20, {}),  # filters that fill no registers
+        ((9, 13, 18, 12), 16, {}),
+        ((9, 13, 18, 16), 16, {"padding": 0}),
+        ((9, 13, 18, 16), 16, {"padding": ((2, 0), (1, 1))}),
+        ((9, 13, 18, 16), 16, {"stride": 2}),
+        ((9, 13, 18, 16), 16, {"dilation": 2}),
+        ((1, 8, 8, 16), 16, {}),  # few tiles
+        ((16, 8, 8, 64), 64, {}),  # many weights
+        ((9, 13, 18, 16), 16, {"dtype": np.float64}),
+    ],
+)
+def test_gradients_that_do_not_join_are_computed_one_after_the_other(
+    x_shape, F, options, monkeypatch
+):
+    monkeypatch.setattr(conv_norm, "gradients", None)
+    joined, apart = gradients_joined_or_apart(x_shape, F, **options)
+    for a, e in zip(joined, apart, strict=True):
+        assert_array_equal(a, e)
+
+
+@pytest.mark.parametrize(("x_shape", "F"), JOINED)
+def test_gradients_through_norm_and_convolution_equal_the_reference(x_shape, F):
+    given = arrays(1, x_shape, (3, 3, x_shape[3], F), dtype=np.float32)
+    gamma, beta = arrays(2, (F,), (F,), dtype=np.float32)
+    results = []
+    for ops, kind in ((fast, np.float32), (reference, np.float64)):
+        y, cache, moments = ops.conv2d_moments_forward(*(a.astype(kind) for a in given), padding=1)
+        dy, other, residual = arrays(3, y.shape, x_shape, y.shape, dtype=np.float32)
+        norm = gamma.astype(kind), beta.astype(kind)
+        _, of_relu = ops.batchnorm_relu_forward(y, *norm, eps=1e-5, moments=moments)
+        _, of_sum = ops.batchnorm_add_relu_forward(
+            y, residual.astype(kind), *norm, eps=1e-5, moments=moments
+        )
+        dy, other = dy.astype(kind), other.astype(kind)
+        results.append(
+            [
+                *ops.conv2d_batchnorm_relu_backward(dy, of_relu, cache, other),
+                *ops.conv2d_batchnorm_add_relu_backward(dy, of_sum, cache),
+            ]
+        )
+    for a, e in zip(*results, strict=True):
+        # a ReLU whose input rounds to the other side of 0 lets one gradient more or less through
+        assert np.linalg.norm(a - e) <= 1e-3 * np.linalg.norm(e) + 1e-4
+
+
+@pytest.mark.parametrize("ops", [fast, reference])
+def test_a_gradient_of_another_shape_is_refused_by_the_joint_gradients(ops):
+    x, w = arrays(1, (9, 13, 18, 16), (3, 3, 16, 16), dtype=np.float32)
+    y, cache, _ = ops.conv2d_moments_forward(x, w, padding=1)
+    ones = np.ones(16, np.float32)
+    _, norm_cache = ops.batchnorm_relu_forward(y, ones, ones, eps=1e-5)
+    if ops is fast:  # the reference broadcasts it
+        for wrong in (y[:1], y.astype(np.float64)):
+            with pytest.raises((ValueError, TypeError), match="expects dy"):
+                ops.conv2d_batchnorm_relu_backward(wrong, norm_cache, cache)
+    with pytest.raises(ValueError, match="expects other of shape"):
+        ops.conv2d_batchnorm_relu_backward(y, norm_cache, cache, x[:1])
 
 
 # ---- what must not be written to, and what does not fit

@@ -342,11 +342,13 @@ def test_an_infinite_gradient_in_a_fused_block_names_its_convolution(rng, monkey
     x, labels = rng.standard_normal((4, 8, 8, 1), dtype=np.float32), np.arange(4)
     broken = model.stage2.block0.sum.branch.conv2.weight.value
 
-    def backward(dy, cache, right=reference.conv2d_backward):
-        dx, dweight, dbias = right(dy, cache)
-        return dx * np.inf if cache.weight is broken else dx, dweight, dbias
+    right = reference.conv2d_batchnorm_add_relu_backward
 
-    monkeypatch.setattr(reference, "conv2d_backward", backward)
+    def backward(dy, norm_cache, cache):
+        dx, *gradients = right(dy, norm_cache, cache)
+        return dx * np.inf if cache.weight is broken else dx, *gradients
+
+    monkeypatch.setattr(reference, right.__name__, backward)
     loss, optimizer = minires.SoftmaxCrossEntropy(), minires.SGD(model.parameters(), 0.1)
     with pytest.raises(NonFiniteError) as caught, np.errstate(invalid="ignore"):
         train_step(minires.fuse(model), loss, optimizer, x, labels)

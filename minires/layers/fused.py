@@ -168,11 +168,29 @@ class ConvNorm(OfNorm):
         cache = self._take_cache(dy)
         return self._seen(dy, self._gradients(dy, cache, other))
 
+    def backward_sum(self, dy, norm_cache, conv_cache):
+        """dx, and the gradient of the sum that a FusedResidual does behind this layer's norm."""
+        run = self.conv.ops.conv2d_batchnorm_add_relu_backward
+        dx, dsum, *gradients = run(dy, norm_cache[1], conv_cache)
+        add_gradients(self, *gradients)
+        return dx, dsum
+
     def _backward_parameters(self, dy, cache):
         self.conv._backward_parameters(*self._norm_gradients(dy, cache))
 
     def _gradients(self, dy, cache, other):
-        return conv_gradients(self.conv, *self._norm_gradients(dy, cache), other)
+        x, of_conv, of_norm = cache
+        if x is not None or not self.relu or not self.joins:
+            return conv_gradients(self.conv, *self._norm_gradients(dy, cache), other)
+        run = self.conv.ops.conv2d_batchnorm_relu_backward
+        dx, *gradients = run(dy, of_norm[1], of_conv, other)
+        add_gradients(self, *gradients)
+        return dx
+
+    @property
+    def joins(self):
+        """Whether one op may go back through both."""
+        return self.conv.ops is self.norm.ops
 
     def _norm_gradients(self, dy, cache):
         """The gradient behind the convolution, and the convolution's cache."""
@@ -205,13 +223,25 @@ def window(conv):
 def conv_gradients(conv, dy, cache, other=None):
     """dx of a Conv2d, plus `other` if there is one; the gradients of its Parameters grow."""
     if other is None:
-        dx, dweight, dbias = conv.ops.conv2d_backward(dy, cache)
+        dx, *gradients = conv.ops.conv2d_backward(dy, cache)
     else:
-        dx, dweight, dbias = conv.ops.conv2d_add_backward(dy, cache, other)
+        dx, *gradients = conv.ops.conv2d_add_backward(dy, cache, other)
+    add_conv_gradients(conv, *gradients)
+    return dx
+
+
+def add_conv_gradients(conv, dweight, dbias):
+    """Let the gradients of a Conv2d's Parameters grow."""
     conv.weight.grad += dweight
     if conv.bias:
         conv.bias.grad += dbias
-    return dx
+
+
+def add_gradients(layer, dweight, dbias, dgamma, dbeta):
+    """The same of a ConvNorm."""
+    add_conv_gradients(layer.conv, dweight, dbias)
+    layer.norm.gamma.grad += dgamma
+    layer.norm.beta.grad += dbeta
 
 
 class Folded:
@@ -339,15 +369,19 @@ class FusedResidual(Fused):
         *before, (name, last) = self.branch.children()
         if x is not None:  # a folded convolution kept nothing that a gradient needs
             conv_cache, norm_cache = self._forward_again(before, last, x)
-        conv = last.conv if isinstance(last, ConvNorm) else None
-        dx, dsum = self._norm_backward(last.norm, "add_relu", dy, norm_cache)
-        if conv is not None:
-            given = conv, dx, conv_cache
-            if not before:
-                given += (self._through("shortcut", self.shortcut.backward, dsum),)
-            dx = last._seen(dsum, self._through(f"branch.{name}", conv_gradients, *given))
-            if not before:
-                return dx
+        if x is None and before and isinstance(last, ConvNorm) and last.joins:
+            given = dy, norm_cache, conv_cache
+            dx, dsum = self._through(f"branch.{name}", last.backward_sum, *given)
+            dx = last._seen(dsum, dx)
+        else:
+            dx, dsum = self._norm_backward(last.norm, "add_relu", dy, norm_cache)
+            if isinstance(last, ConvNorm):
+                given = last.conv, dx, conv_cache
+                if not before:
+                    given += (self._through("shortcut", self.shortcut.backward, dsum),)
+                dx = last._seen(dsum, self._through(f"branch.{name}", conv_gradients, *given))
+                if not before:
+                    return dx
         for inner, layer in reversed(before[1:]):
             dx = self._through(f"branch.{inner}", layer.backward, dx)
         return self._join_paths(dx, dsum, *before[:1])

@@ -37,7 +37,17 @@ from minires.ops import reference
 from minires.ops.fast.epilogue import join
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
-from minires.ops.fast.panels import BETA, CONSTANT, MEAN, SCALE, SLOPE, affine, panel_width
+from minires.ops.fast.panels import (
+    BETA,
+    CONSTANT,
+    MEAN,
+    SCALE,
+    SLOPE,
+    affine,
+    affine_back,
+    panel_width,
+    spread,
+)
 from minires.ops.fast.simd import lanes, load, relu, same, store, where_positive
 from minires.ops.reference.batchnorm import BatchNormCache
 
@@ -131,14 +141,22 @@ def training_backward(dy, cache, beta, sums, apply, y=None):
 
     With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second.
     """
-    x, lines = cache.x, backward_lines(cache, beta)
-    expect_array("batchnorm_backward", "dy", dy, x.shape, dtype=x.dtype, like="x")
-    dsum = dy if y is None else empty(dy.shape, dy.dtype)
-    arrays = x, dy, dy if y is None else y, dsum
-    dgamma, dbeta = parameter_gradients(sums, arrays, cache.rstd, lines)
+    x, dsum = cache.x, dy if y is None else empty(dy.shape, dy.dtype)
+    lines, dgamma, dbeta = sums_over_batch(dy, cache, beta, sums, y, dsum)
     dx = empty(x.shape, x.dtype)
     over_lines(apply, PARTS, (x, dsum, dx), x.shape[-1], lines)
     return (dx, dgamma, dbeta) if y is None else (dx, dsum, dgamma, dbeta)
+
+
+def sums_over_batch(dy, cache, beta, sums, y=None, dsum=None):
+    """The first half of `training_backward`: the coefficients of the second, dgamma, dbeta.
+
+    With `y`, dsum is written.
+    """
+    x, lines = cache.x, backward_lines(cache, beta)
+    expect_array("batchnorm_backward", "dy", dy, x.shape, dtype=x.dtype, like="x")
+    arrays = x, dy, *((dy, dy) if y is None else (y, dsum))
+    return lines, *parameter_gradients(sums, arrays, cache.rstd, lines)
 
 
 def backward_lines(cache, beta):
@@ -437,21 +455,20 @@ def spreader(select):
     """The kernel of the backward's second pass, with what lets dy through."""
 
     @kernel
-    def spread(k, x, dy, dx, lines):
+    def normalise_backward(k, x, dy, dx, lines):
         """dx = scale * (d - constant - (x - mean) * slope)."""
         length, v = lines.shape[1], lanes(x)
         start, stop = lines_of(x, length, k, PARTS)
         for first in range(start, stop, RUN):
             for f in range(0, length, v):
-                mean, scale, beta = affine(lines, f)
-                constant, slope = load(lines[CONSTANT], f), load(lines[SLOPE], f)
+                mean, scale, beta, constant, slope = affine_back(lines, f)
                 for p in range(first, min(first + RUN, stop)):
                     i = p * length + f
                     xmu = load(x, i) - mean
                     d = select(load(dy, i), xmu * scale + beta, dy, dx, i)
-                    store(dx, i, scale * (d - constant - xmu * slope))
+                    store(dx, i, spread(xmu, d, scale, constant, slope))
 
-    return spread
+    return normalise_backward
 
 
 dx_plain, dx_masked = spreader(through), spreader(where_z_positive)

@@ -7,7 +7,7 @@ Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; to
 import numpy as np
 
 from minires.ops import reference
-from minires.ops.fast import winograd
+from minires.ops.fast import conv_norm, winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
     channel_moments,
@@ -19,12 +19,14 @@ from minires.ops.fast.batchnorm import (
     normalise_add_relu,
     normalise_relu,
     residual_sums,
+    sums_over_batch,
     training_backward,
     training_forward,
 )
 from minires.ops.fast.conv import NormConvCache, backward, conv2d_forward, filled, plan_for, plan_of
 from minires.ops.fast.epilogue import After, finish_in_place, join
 from minires.ops.fast.epilogue import moments as moments_of
+from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
 from minires.ops.reference.batchnorm import BatchNormCache
@@ -149,6 +151,54 @@ def conv2d_add_backward(dy, cache, other):
     """dx + other, dweight, dbias; see `reference`."""
     expect_other(other, cache, dy)
     return backward(dy, cache, np.ascontiguousarray(other))
+
+
+def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
+    """dx, dweight, dbias, dgamma, dbeta; see `reference`."""
+    if not gradients_join(dy, norm_cache, cache):
+        dy, *of_norm = batchnorm_relu_backward(dy, norm_cache)
+        if other is None:
+            return *backward(dy, cache), *of_norm
+        return *conv2d_add_backward(dy, cache, other), *of_norm
+    if other is not None:
+        expect_other(other, cache, dy)
+        other = np.ascontiguousarray(other)
+    dy, (norm, beta, _) = np.ascontiguousarray(dy), norm_cache
+    lines, *of_norm = sums_over_batch(dy, norm, beta, masked_sums)
+    back = conv_norm.gradients((norm.x, dy), lines, True, *convolved(cache), other)
+    return *back, *of_norm
+
+
+def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
+    """dx, dresidual, dweight, dbias, dgamma, dbeta; see `reference`."""
+    if not gradients_join(dy, norm_cache, cache):
+        dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
+        dx, *of_conv = backward(dy, cache)
+        return dx, dresidual, *of_conv, *of_norm
+    dy, (norm, beta, y) = np.ascontiguousarray(dy), norm_cache
+    dresidual = empty(dy.shape, dy.dtype)
+    lines, *of_norm = sums_over_batch(dy, norm, beta, residual_sums, y, dresidual)
+    dx, *of_conv = conv_norm.gradients((norm.x, dresidual), lines, False, *convolved(cache))
+    return dx, dresidual, *of_conv, *of_norm
+
+
+def gradients_join(dy, norm_cache, cache):
+    """Whether the kernels of `conv_norm.py` apply."""
+    x, weight, window, groups = cache[:4]
+    way = plan_for(x, weight, window.stride, window.padding, window.dilation, groups).back
+    y_shape = len(x), *window.out, weight.shape[3]
+    return (
+        way is winograd
+        and norm_cache.norm.x.shape == y_shape
+        and dy.dtype == norm_cache.norm.x.dtype == norm_cache.beta.dtype == x.dtype
+        and conv_norm.pays(x.shape, weight.shape, window)
+    )
+
+
+def convolved(cache):
+    """x, weight, and the coefficients of the batch norm whose output was convolved, if any."""
+    lines = cache.lines if isinstance(cache, NormConvCache) else winograd.NO_LINES
+    return np.ascontiguousarray(cache.x), cache.weight, lines
 
 
 def batchnorm_relu_forward(x, gamma, beta, *, eps, moments=None):

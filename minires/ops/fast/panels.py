@@ -72,6 +72,18 @@ def affine(lines, f):
 
 
 @inlined
+def affine_back(lines, f):
+    """Five: also constant and slope, which `spread` takes."""
+    return *affine(lines, f), load(lines[CONSTANT], f), load(lines[SLOPE], f)
+
+
+@inlined
+def spread(xmu, d, scale, constant, slope):
+    """The gradient in front of a batch norm, from d behind it and xmu = x - mean."""
+    return scale * (d - constant - xmu * slope)
+
+
+@inlined
 def clear(a, i, n):
     """a[i : i + n] = 0."""
     v = lanes(a)

@@ -12,8 +12,16 @@ import numpy as np
 
 from minires.ops.fast.epilogue import finish, measure, sample
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined
-from minires.ops.fast.panels import affine, clear, copy, copy_rows, panel_width
-from minires.ops.fast.simd import ROWS, lanes, load, prefetch, relu, store
+from minires.ops.fast.panels import (
+    affine,
+    affine_back,
+    clear,
+    copy,
+    copy_rows,
+    panel_width,
+    spread,
+)
+from minires.ops.fast.simd import ROWS, lanes, load, prefetch, relu, store, where_positive
 from minires.ops.fast.transforms import TILES, tile_dy, tile_in, tile_out
 
 FEW_TILES = 2 * TILES  # up to which blocks are small
@@ -116,25 +124,75 @@ def step(n, i, j, s):
     return n, i, j
 
 
+def row_reader(prepare, change):
+    """`copy_rows` of change(...), for arrays whose C is whole registers; the border stays zero.
+
+    prepare(lines, f) gives the coefficients of channels f, f + 1, ...
+    """
+
+    @inlined
+    def read_rows(arrays, base, first, rows, lines, out, s):
+        x = arrays[0]
+        v, C = lanes(x), s.C
+        before, skip = min(max(s.left, 0), s.width), max(-s.left, 0)
+        inside = max(0, min(s.W - skip, s.width - before))
+        size = s.width * C
+        for r in range(rows):
+            h = first + r
+            if h < 0 or h >= s.H:
+                clear(out, r * size, size)
+            else:
+                i, o = ((base + h) * s.W + skip) * C, r * size + before * C
+                clear(out, r * size, before * C)
+                clear(out, o + inside * C, size - (before + inside) * C)
+                for f in range(0, C, v):
+                    coefficients = prepare(lines, f)
+                    for p in range(f, inside * C, C):
+                        store(out, o + p, change(arrays, i + p, coefficients))
+
+    return read_rows
+
+
 @inlined
-def normalise_rows(x, base, first, rows, lines, out, s):
-    """`copy_rows` of relu(batchnorm(x)), whose C is whole registers; the zero border stays zero."""
-    v, C = lanes(x), s.C
-    before, skip = min(max(s.left, 0), s.width), max(-s.left, 0)
-    inside = max(0, min(s.W - skip, s.width - before))
-    size = s.width * C
-    for r in range(rows):
-        h = first + r
-        if h < 0 or h >= s.H:
-            clear(out, r * size, size)
-        else:
-            i, o = ((base + h) * s.W + skip) * C, r * size + before * C
-            clear(out, r * size, before * C)
-            clear(out, o + inside * C, size - (before + inside) * C)
-            for f in range(0, C, v):
-                mean, scale, beta = affine(lines, f)
-                for p in range(f, inside * C, C):
-                    store(out, o + p, relu((load(x, i + p) - mean) * scale + beta))
+def normalised(arrays, i, coefficients):
+    """relu(batchnorm(x))."""
+    mean, scale, beta = coefficients
+    return relu((load(arrays[0], i) - mean) * scale + beta)
+
+
+@inlined
+def through_norm(arrays, i, coefficients):
+    """The gradient in front of a batch norm of x from d, the one behind it."""
+    x, d = arrays
+    mean, scale, _, constant, slope = coefficients
+    return spread(load(x, i) - mean, load(d, i), scale, constant, slope)
+
+
+@inlined
+def through_relu_and_norm(arrays, i, coefficients):
+    """The same from the gradient behind the ReLU that follows the batch norm."""
+    x, d = arrays
+    mean, scale, beta, constant, slope = coefficients
+    xmu = load(x, i) - mean
+    return spread(xmu, where_positive(xmu * scale + beta, load(d, i)), scale, constant, slope)
+
+
+normalise_rows = row_reader(affine, normalised)
+gradient_rows = row_reader(affine_back, through_norm)
+masked_gradient_rows = row_reader(affine_back, through_relu_and_norm)
+
+
+@inlined
+def stale(held, row, i, s):
+    """Whether a row of tiles, the i-th of its image, is not in the band that begins with `held`."""
+    return held < 0 or row >= held + s.deep or (i == 0 and row != held)
+
+
+@inlined
+def band_rows(held, n, s):
+    """Which rows of image n are in the band: the first, how many."""
+    above = held - n * s.down
+    return 4 * above - s.top, 4 * min(s.deep, s.down - above) + 2
 
 
 @inlined
@@ -148,16 +206,41 @@ def tiles_in(x, lines, first, tiles, band, held, V, s):
     n, i, j = place_of(first, s)
     for t in range(tiles):
         row = n * s.down + i
-        if held < 0 or row >= held + s.deep or (i == 0 and row != held):
+        if stale(held, row, i, s):
             held = row - i % s.deep
-            above = held - n * s.down
-            rows, top = 4 * min(s.deep, s.down - above) + 2, 4 * above - s.top
+            top, rows = band_rows(held, n, s)
             if lines.shape[1] > 0:
-                normalise_rows(x, n * s.H, top, rows, lines, band, s)
+                normalise_rows((x,), n * s.H, top, rows, lines, band, s)
             else:
                 copy_rows(x, n * s.H, s.H, s.W, s.C, top, rows, s.left, s.width, s.cs, band)
         o = ((row - held) * 4 * s.width + j * 4) * s.cs
         tile_in(band, o, s.width * s.cs, s.cs, V, t * 36 * v, s.cs)
+        n, i, j = step(n, i, j, s)
+    return held
+
+
+@inlined
+def tiles_of_gradient(arrays, lines, masks, first, tiles, band, held, V, M, s):
+    """`tiles_in` and `tiles_dy` of one gradient, the one in front of a batch norm.
+
+    `arrays` are the norm's x and the gradient behind it, `masks` whether that one is behind a ReLU.
+    For a kernel of 3x3 that sees one pixel of border on each side.
+    """
+    v = lanes(band)
+    n, i, j = place_of(first, s)
+    for t in range(tiles):
+        row = n * s.down + i
+        if stale(held, row, i, s):
+            held = row - i % s.deep
+            top, rows = band_rows(held, n, s)
+            if masks:
+                masked_gradient_rows(arrays, n * s.H, top, rows, lines, band, s)
+            else:
+                gradient_rows(arrays, n * s.H, top, rows, lines, band, s)
+        line = s.width * s.C
+        o = (row - held) * 4 * line + j * 4 * s.C
+        tile_in(band, o, line, s.C, V, t * 36 * v, s.C)
+        tile_dy(band, o + line + s.C, line, s.C, M, t * 36 * v, s.C)
         n, i, j = step(n, i, j, s)
     return held
 

@@ -139,17 +139,27 @@ def weight_gradient(x, dy, window, lines=NO_LINES):
     """dweight and dbias; with `lines`, of a convolution of relu(batchnorm(x))."""
     s = sizes(x.shape, dy.shape, window.padding)
     blocks = -(-len(x) * s.down * s.across // TILES)
-    several = 1 if s.cs * s.fs <= SMALL // 36 else 4  # dU is cleared and added once for each part
-    parts = max(1, min(CHUNKS, blocks // several))
+    parts = gradient_parts(blocks, s)
     dU = empty((parts, 36 * s.gradient_step), x.dtype)
     db = empty((parts, s.fs), x.dtype)
     work = scratch(x.dtype, s.work)
     little = 36 * blocks * TILES * s.cs * s.fs < LITTLE // 4
     run = correlate_gradient.alone if little else correlate_gradient
     run(parts, x.reshape(-1), lines, dy.reshape(-1), len(x), dU, db, s, work)
-    dw = empty((3, 3, s.cs, s.fs), x.dtype)
+    return gradients_of(dU, db, s, work)
+
+
+def gradient_parts(blocks, s):
+    """Into how many parts the blocks are cut; dU is cleared and added once for each."""
+    several = 1 if s.cs * s.fs <= SMALL // 36 else 4
+    return max(1, min(CHUNKS, blocks // several))
+
+
+def gradients_of(dU, db, s, work):
+    """dweight and dbias from the parts of dU and db."""
+    dw = empty((3, 3, s.cs, s.fs), dU.dtype)
     run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight.aside
-    run(s.cs, dU.reshape(-1), parts, s, dw.reshape(-1), work)
+    run(s.cs, dU.reshape(-1), len(dU), s, dw.reshape(-1), work)
     if (s.cs, s.fs) != (s.C, s.F):
         dw = np.ascontiguousarray(dw[:, :, : s.C, : s.F])
     return dw, db.sum(axis=0)[: s.F]

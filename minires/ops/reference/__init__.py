@@ -22,6 +22,8 @@ from minires.ops.reference.fused import (
     batchnorm_relu_forward,
     conv2d_add_backward,
     conv2d_add_relu_forward,
+    conv2d_batchnorm_add_relu_backward,
+    conv2d_batchnorm_relu_backward,
     conv2d_moments_forward,
     prepare_conv2d_add_relu,
 )
@@ -77,6 +79,8 @@ __all__ = [
     "conv2d_add_backward",
     "conv2d_add_relu_forward",
     "conv2d_backward",
+    "conv2d_batchnorm_add_relu_backward",
+    "conv2d_batchnorm_relu_backward",
     "conv2d_forward",
     "conv2d_moments_forward",
     "conv2d_weight_backward",

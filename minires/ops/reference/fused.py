@@ -104,6 +104,49 @@ def conv2d_add_backward(dy, cache, other):
     return other + dx, dweight, dbias
 
 
+def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
+    """The gradients of relu(batchnorm(conv2d(x))), or of a part of a larger sum.
+
+    Parameters
+    ----------
+    dy : (N, OH, OW, F) float
+    norm_cache : FusedCache
+        From `batchnorm_relu_forward`, statistics of the batch.
+    cache : ConvCache
+    other : (N, H, W, C) float, optional
+        The gradient that reaches x on another path; added to dx.
+
+    Returns
+    -------
+    dx : (N, H, W, C)
+    dweight, dbias, dgamma, dbeta
+    """
+    dy, *of_norm = batchnorm_relu_backward(dy, norm_cache)
+    back = conv2d_backward(dy, cache) if other is None else conv2d_add_backward(dy, cache, other)
+    return *back, *of_norm
+
+
+def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
+    """The gradients of relu(batchnorm(conv2d(x)) + residual).
+
+    Parameters
+    ----------
+    dy : (N, OH, OW, F) float
+    norm_cache : FusedCache
+        From `batchnorm_add_relu_forward`, statistics of the batch.
+    cache : ConvCache
+
+    Returns
+    -------
+    dx : (N, H, W, C)
+    dresidual : (N, OH, OW, F)
+    dweight, dbias, dgamma, dbeta
+    """
+    dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
+    dx, *of_conv = conv2d_backward(dy, cache)
+    return dx, dresidual, *of_conv, *of_norm
+
+
 def expect_other(other, cache, dy):
     """Refuse a gradient of another path that has not the shape and dtype of this one's."""
     options = {"dtype": dy.dtype, "like": "dy"}

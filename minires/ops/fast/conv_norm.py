@@ -1,0 +1,113 @@
+"""Both gradients of a convolution in one pass over the gradient behind its batch norm.
+
+On the way back through norm(conv(x)), the norm's second pass writes the gradient dy of the
+convolution's output, and then two kernels read it: one for dx, one for dweight. Here dy is never
+stored. A band of it is made from the gradient behind the norm as it is read, and its tiles are
+transformed twice, once for each gradient:
+
+    apart       norm: 2 images in, 1 out    dx: 1 in, 1 out    dweight: 2 in
+    together    3 in (the norm's x, the gradient behind it, x), 1 out (dx)
+
+The sums over the batch that the norm's gradient needs are a pass of their own, before this one.
+The arithmetic is that of `batchnorm.py` and `winograd.py`, number for number.
+"""
+
+import itertools
+
+import numpy as np
+from numba import get_thread_id
+
+from minires.ops.fast import winograd
+from minires.ops.fast.epilogue import After
+from minires.ops.fast.jit import inlined, kernel
+from minires.ops.fast.memory import empty, scratch
+from minires.ops.fast.panels import WIDEST, turned
+from minires.ops.fast.tiles import FEW_TILES, sizes, tiles_in, tiles_of_gradient, tiles_out
+from minires.ops.fast.transforms import TILES
+
+MOST_WEIGHTS = 2**10  # C * F up to which U, dU and three blocks of tiles stay in the L2 cache
+
+
+def pays(x_shape, w_shape, window):
+    """Whether both gradients of a convolution that runs in `winograd.py` are computed here."""
+    (N, H, W, C), F = x_shape, w_shape[3]
+    return (
+        window.padding == ((1, 1), (1, 1))
+        and C % WIDEST == F % WIDEST == 0
+        and C * F <= MOST_WEIGHTS
+        and N * -(-H // 4) * -(-W // 4) > FEW_TILES
+    )
+
+
+def gradients(given, lines, masks, x, weight, x_lines, other=None):
+    """dx, plus `other`, dweight and dbias.
+
+    Parameters
+    ----------
+    given : (a, d), (N, H, W, F) float32 each
+        The output of the convolution, and the gradient behind the norm, or behind its ReLU.
+    lines : (5, F) float32
+        The norm's coefficients on the way back.
+    masks : bool
+        Whether d is behind a ReLU.
+    x : (N, H, W, C) float32
+    weight : (3, 3, C, F) float32
+    x_lines : (3, C) or (3, 0) float32
+        Coefficients of a batch norm whose ReLU x is convolved behind; none of x itself.
+    other : (N, H, W, C) float32, optional
+    """
+    back = sizes(given[0].shape, x.shape, ((1, 0), (1, 0)))  # of dx
+    s = sizes(x.shape, given[0].shape, ((1, 0), (1, 0)))  # of dweight
+    blocks = -(-len(x) * s.down * s.across // TILES)
+    parts = winograd.gradient_parts(blocks, s)
+    dU = empty((parts, 36 * s.gradient_step), x.dtype)
+    db, bias = empty((parts, s.fs), x.dtype), np.zeros(s.C, x.dtype)
+    U = winograd.transformed(turned(weight), back)
+    dx = empty(x.shape, x.dtype)
+    after = After(other is not None, False, False)
+    images = *(a.reshape(-1) for a in given), x.reshape(-1)
+    ends = bias, bias if other is None else other.reshape(-1), dx.reshape(-1)
+    cuts = cuts_of_work(back, s)
+    work = scratch(x.dtype, cuts[-1])
+    sums = dU, db, back, s, after, work, cuts
+    both(parts, *images, lines, masks, x_lines, U, *ends, len(x), *sums)
+    return dx, *winograd.gradients_of(dU, db, s, work)
+
+
+def cuts_of_work(back, s):
+    """Where V, M, dM, the band of dy, the band of x and an edge end in the working memory."""
+    most = TILES * 36 * max(s.C, s.F)
+    bands = (4 * back.deep + 2) * back.width * s.F, (4 * s.deep + 2) * s.width * s.C
+    return tuple(itertools.accumulate((most, most, TILES * 36 * s.F, *bands, 16 * s.C)))
+
+
+@kernel
+def both(
+    k, a, d, x, lines, masks, x_lines, U, bias, other, dx, N, dU, db, back, s, after, work, cuts
+):
+    """Part k of dU and db, and its tiles of dx."""
+    parts = len(db)
+    tiles = N * s.down * s.across
+    blocks = -(-tiles // TILES)
+    V, M, dM, dy_band, x_band, edge = carve(work[get_thread_id()], cuts)
+    dUk, dbk = dU[k], db[k]
+    dUk[:] = 0
+    dbk[:] = 0
+    held_dy = held_x = -1
+    for block in range(k * blocks // parts, (k + 1) * blocks // parts):
+        first = block * TILES
+        here = min(TILES, tiles - first)
+        of_dy = first, here, dy_band, held_dy, V, dM, back
+        held_dy = tiles_of_gradient((a, d), lines, masks, *of_dy)
+        winograd.multiply(V, U, M, first, here, (0, s.C), dx, d, back)
+        tiles_out(M, first, here, (0, s.C), (bias, other), dx, edge, back, after, edge)
+        held_x = tiles_in(x, x_lines, first, here, x_band, held_x, V, s)
+        winograd.multiply_gradient(V, dM, dUk, first, here, x, a, s)
+        winograd.add_bias_gradient(dM, here, dbk, s)
+
+
+@inlined
+def carve(work, cuts):
+    """The working memory in its parts."""
+    i, j, k, n, m, end = cuts
+    return work[:i], work[i:j], work[j:k], work[k:n], work[n:m], work[m:end]
