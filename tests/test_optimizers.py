@@ -124,6 +124,18 @@ def test_orthogonalize_keeps_singular_vectors_and_makes_the_values_nearly_1(shap
     assert ((s > 0.68) & (s < 1.14)).all()
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-3), (np.float64, 1e-10)])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (1, 4), (4, 1), (64, 576)])
+@pytest.mark.parametrize("smallest", [1, 1e-2, 1e-6])
+def test_the_fast_orthogonalize_keeps_three_digits(shape, smallest, dtype, tolerance, rng):
+    u, _, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    g = (u * np.geomspace(1, smallest, min(shape))) @ vt
+    exact = reference.orthogonalize(g)
+    found = fast.orthogonalize(g.astype(dtype))
+    assert found.dtype == dtype
+    assert np.linalg.norm(found - exact, 2) <= tolerance * np.linalg.norm(exact, 2)
+
+
 def test_five_rounds_take_all_but_the_smallest_values_near_1():
     s = np.linspace(0.003, 1, 100_000)
     for _ in range(5):
@@ -187,6 +199,20 @@ def test_muon_decays_all_but_kernels_by_their_own_rate(rng):
     assert_allclose(p.value, before * (1 - 0.04 * 0.5), rtol=1e-12)
 
 
+def test_kernels_of_all_shapes_take_the_step_of_the_reference(rng):
+    shapes = [(3, 3, 4, 8), (1, 1, 2, 8), (3, 3, 4, 8), (6, 6, 1, 8), (3, 3, 8, 4), (1, 1, 8, 8)]
+    w, g, v = ([rng.standard_normal(shape) for shape in shapes] for _ in range(3))
+    for i in (1, 4):  # of another dtype
+        w[i], g[i], v[i] = (a[i].astype(np.float32) for a in (w, g, v))
+    copies = [[a.copy() for a in group] for group in (w, g, v)]
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "iterations": 5}
+    fast.muon_steps(w, g, v, **settings)
+    reference.muon_steps(*copies, **settings)
+    for found, expected in zip([*w, *g, *v], [a for group in copies for a in group], strict=True):
+        assert found.dtype == expected.dtype
+        assert_allclose(found, expected, atol=1e-3 if found.dtype == np.float32 else 1e-10)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_muon_is_the_same_in_both_op_sets(dtype, rng):
     models = [resnet8(input_shape=(8, 8, 3), rng=0, dtype=dtype, ops=o) for o in (fast, reference)]
@@ -201,7 +227,8 @@ def test_muon_is_the_same_in_both_op_sets(dtype, rng):
             optimizer.step()
     for one, other in zip(*(m.parameters() for m in models), strict=True):
         assert one.value.dtype == dtype
-        assert_allclose(one.value, other.value, rtol=1e-5 if dtype == np.float32 else 1e-12)
+        tolerance = 1e-5 if dtype == np.float32 else 1e-12
+        assert_allclose(one.value, other.value, rtol=tolerance, atol=tolerance)
 
 
 def test_clipping_scales_all_gradients_by_one_factor():
