@@ -120,15 +120,16 @@ class Both:
     torch.optim.Muon takes matrices only and rounds to bfloat16.
     """
 
-    def __init__(self, groups, lr, momentum=0.9, nesterov=True, rest=5.0, iterations=5):
+    def __init__(self, groups, lr, **options):
         (kernels,) = (g for g in groups if g["params"][0].ndim == 4)
         self.kernels, self.decay = kernels["params"], kernels["weight_decay"]
         self.others = [g for g in groups if g is not kernels]
         plain = [p for g in self.others for p in g["params"]]
-        how = {"momentum": momentum, "nesterov": nesterov, "fused": True}
-        self.sgd = torch.optim.SGD(plain, rest * lr, **how)
-        self.momentum, self.nesterov = momentum, nesterov
-        self.rest, self.iterations = rest, iterations
+        self.momentum, self.nesterov = options["momentum"], options["nesterov"]
+        self.rest, self.iterations = options["rest"], options["iterations"]
+        self.radius = options["radius"]
+        how = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": True}
+        self.sgd = torch.optim.SGD(plain, self.rest * lr, **how)
         self.velocity = [torch.zeros_like(w) for w in self.kernels]
 
     def set_rate(self, lr):
@@ -158,6 +159,8 @@ class Both:
         w.mul_(1 - self.lr * self.decay)
         longer = max(1, step.shape[0] / step.shape[1]) ** 0.5
         w.add_(step.view_as(w), alpha=-self.lr * longer)
+        if self.radius is not None:
+            w.mul_(self.radius * min(step.shape) ** 0.5 / w.norm())
 
 
 def newton_schulz(g, iterations):

@@ -229,6 +229,10 @@ class Muon(Optimizer):
     All else (dense layers, biases, batch norm) takes SGD's step with the same momentum. Every
     Parameter is first multiplied by 1 - (its learning rate) weight_decay, as in AdamW.
 
+    With a `radius`, each kernel is scaled after its step, so that all of them stay on spheres:
+
+        w *= radius sqrt(min(F, KH KW C)) / |w|
+
     Parameters
     ----------
     parameters : iterable of Parameter
@@ -245,6 +249,11 @@ class Muon(Optimizer):
         Decoupled.
     decay : {"all", "weights"}
         "weights" leaves out biases and batch norm's gamma and beta.
+    radius : float, optional
+        Root mean square of a kernel's singular values, for networks with a batch norm behind every
+        convolution: there the length of a kernel changes no output, but decides how far a step of
+        a given length turns it. On the sphere that is lr / radius from the first step to the last;
+        without, the length drifts until weight decay and steps are in balance.
     iterations : int
         Rounds of Newton-Schulz.
     ops : module
@@ -253,7 +262,8 @@ class Muon(Optimizer):
     References
     ----------
     Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks". PyTorch's
-    torch.optim.Muon takes matrices only, in bfloat16.
+    torch.optim.Muon takes matrices only, in bfloat16. The radius: Jordan's airbench94 scales each
+    kernel to a fixed norm at every step; the balance: Kosson et al. (2023), arXiv:2305.17212.
     """
 
     def __init__(
@@ -266,10 +276,14 @@ class Muon(Optimizer):
         rest=5.0,
         weight_decay=0.0,
         decay="all",
+        radius=None,
         iterations=5,
         ops=default_ops,
     ):
         super().__init__(parameters, lr, weight_decay, decay, ops)
+        self.radius = radius
+        if radius is not None:
+            self.radius = expect_number("Muon", "radius", radius, above=0)
         self.momentum = expect_number("Muon", "momentum", momentum, at_least=0, below=1)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
@@ -289,10 +303,21 @@ class Muon(Optimizer):
                     values[i] *= 1 - lr * decays[i]
         w, g, v = ([part[i] for i in kernels] for part in (values, gradients, self.velocity))
         self.ops.muon_steps(w, g, v, lr=self.lr, **settings, iterations=self.iterations)
+        if self.radius is not None:
+            for kernel in w:
+                put_on_sphere(kernel, self.radius, self.ops)
         w, g, v = ([part[i] for i in others] for part in (values, gradients, self.velocity))
         if others:
             zeros = [0.0] * len(others)
             self.ops.sgd_steps(w, g, v, lr=self.rest * self.lr, **settings, weight_decay=zeros)
+
+
+def put_on_sphere(kernel, radius, ops):
+    """Scale a kernel (KH, KW, C, F), so that the mean square of its singular values is radius^2."""
+    F = kernel.shape[-1]
+    length = math.sqrt(ops.squared_norm([kernel]))
+    if 0 < length < math.inf:
+        kernel *= radius * math.sqrt(min(F, kernel.size // F)) / length
 
 
 def clip_gradients(parameters, max_norm, *, ops=default_ops):

@@ -176,6 +176,38 @@ def test_a_kernel_with_more_outputs_than_inputs_takes_a_longer_step(rng):
     assert_allclose(matrix(kernel.value), -0.1 * 2 * step, rtol=1e-12)  # sqrt(8 / 2)
 
 
+@pytest.mark.parametrize("ops", [fast, reference])
+@pytest.mark.parametrize("shape", [(3, 3, 2, 4), (1, 1, 2, 8)])
+def test_a_radius_keeps_kernels_on_spheres_and_turns_them_as_a_step_does(shape, ops, rng):
+    kernel, dense = Parameter(rng.standard_normal(shape)), Parameter(rng.standard_normal((5, 3)))
+    free = Parameter(kernel.value.copy())
+    optimizer = Muon([kernel, dense], 0.1, radius=0.5, ops=ops)
+    other = Muon([free], 0.1, ops=ops)
+    before = dense.value.copy()
+    for _ in range(3):
+        kernel.grad = free.grad = rng.standard_normal(shape)
+        optimizer.step()
+        other.step()
+        direction = free.value / np.linalg.norm(free.value)
+        rank = min(shape[3], math.prod(shape[:3]))
+        assert_allclose(kernel.value, 0.5 * math.sqrt(rank) * direction, rtol=1e-12)
+        free.value[...] = kernel.value
+    assert_array_equal(dense.value, before)  # its gradient is 0
+
+
+def test_a_kernel_of_zeros_or_nan_stays_as_it_is_on_a_sphere():
+    for number in (0.0, np.nan):
+        kernel = Parameter(np.full((1, 1, 2, 2), number))
+        Muon([kernel], 0.1, radius=0.5).step()
+        assert_array_equal(kernel.value, np.full((1, 1, 2, 2), number))
+
+
+@pytest.mark.parametrize("radius", [0, -1, "0.5", np.inf, True])
+def test_a_radius_that_is_no_positive_number_is_refused(radius):
+    with pytest.raises(ValueError, match="Muon expects radius to be a number > 0, got"):
+        Muon([Parameter(np.ones((1, 1, 2, 2)))], radius=radius)
+
+
 def test_muon_gives_all_but_kernels_to_sgd(rng):
     values = [rng.standard_normal(shape) for shape in ((3, 4), (4,), (4,))]
     roles = "weight", "bias", "norm"
