@@ -157,10 +157,10 @@ class Both:
         g = w.grad + self.momentum * v if self.nesterov else v
         step = newton_schulz(g.flatten(1), self.iterations)
         w.mul_(1 - self.lr * self.decay)
+        if self.radius is not None and w.any():
+            w.mul_(self.radius * min(step.shape) ** 0.5 / w.norm())
         longer = max(1, step.shape[0] / step.shape[1]) ** 0.5
         w.add_(step.view_as(w), alpha=-self.lr * longer)
-        if self.radius is not None:
-            w.mul_(self.radius * min(step.shape) ** 0.5 / w.norm())
 
 
 def newton_schulz(g, iterations):

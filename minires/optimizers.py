@@ -229,7 +229,7 @@ class Muon(Optimizer):
     All else (dense layers, biases, batch norm) takes SGD's step with the same momentum. Every
     Parameter is first multiplied by 1 - (its learning rate) weight_decay, as in AdamW.
 
-    With a `radius`, each kernel is scaled after its step, so that all of them stay on spheres:
+    With a `radius`, each kernel is scaled before its step, so that every step starts on a sphere:
 
         w *= radius sqrt(min(F, KH KW C)) / |w|
 
@@ -252,8 +252,8 @@ class Muon(Optimizer):
     radius : float, optional
         Root mean square of a kernel's singular values, for networks with a batch norm behind every
         convolution: there the length of a kernel changes no output, but decides how far a step of
-        a given length turns it. On the sphere that is lr / radius from the first step to the last;
-        without, the length drifts until weight decay and steps are in balance.
+        a given length turns it. From the sphere that is about lr / radius, in the first step as in
+        the last; without, the length drifts until weight decay and steps are in balance.
     iterations : int
         Rounds of Newton-Schulz.
     ops : module
@@ -302,10 +302,9 @@ class Muon(Optimizer):
                 if decays[i]:
                     values[i] *= 1 - lr * decays[i]
         w, g, v = ([part[i] for i in kernels] for part in (values, gradients, self.velocity))
+        for kernel in w if self.radius is not None else ():
+            put_on_sphere(kernel, self.radius, self.ops)
         self.ops.muon_steps(w, g, v, lr=self.lr, **settings, iterations=self.iterations)
-        if self.radius is not None:
-            for kernel in w:
-                put_on_sphere(kernel, self.radius, self.ops)
         w, g, v = ([part[i] for i in others] for part in (values, gradients, self.velocity))
         if others:
             zeros = [0.0] * len(others)

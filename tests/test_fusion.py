@@ -390,12 +390,13 @@ def test_a_block_whose_inside_is_observed_computes_the_same_bit_by_bit(rng):
         assert_array_equal(a, b)
 
 
-def test_a_block_of_two_op_sets_trains():
+@pytest.mark.parametrize("kind", [minires.BatchNorm2d, minires.Conv2d])
+def test_a_block_of_two_op_sets_trains(kind):
     results = []
     for other in (fast, reference):
         model = cifar.cifar_resnet(8, 5, input_shape=(16, 12, 3), rng=0)
         for _, layer in model.named_layers():
-            if type(layer) is minires.BatchNorm2d:
+            if type(layer) is kind:
                 layer.ops = other
         x = np.random.default_rng(1).standard_normal((2, 16, 12, 3)).astype(np.float32)
         fused = minires.fuse(model)
@@ -403,3 +404,37 @@ def test_a_block_of_two_op_sets_trains():
         results.append([y, fused.backward(np.ones_like(y))])
     for a, b in zip(*results, strict=True):
         assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+class Gradients(Coarse):
+    """Keeps what goes into and comes out of backward passes."""
+
+    def after_backward(self, layer, dy, dx):
+        self.seen.append((dy, dx))
+
+
+@OPS
+def test_the_last_convolution_of_a_block_sees_the_gradient_behind_the_sum(ops, rng):
+    model = minires.fuse(build(ops))
+    block = next(v for _, v in model.named_layers() if type(v) is FusedResidual)
+    x = rng.standard_normal((4, 9, 8, 16))
+    watch, y = Gradients(), block.forward(x, training=True)
+    with minires.observe(block.branch[len(block.branch) - 1], watch):
+        y = block.forward(x, training=True)
+        block.backward(x)
+    ((dsum, _),) = watch.seen
+    assert_array_equal(dsum, np.where(y > 0, x, 0))
+
+
+@OPS
+def test_an_error_on_the_way_back_through_norm_and_convolution_names_them(ops, rng, monkeypatch):
+    model = minires.fuse(build(ops))
+    x = rng.standard_normal((4, 9, 8, 3))
+    for name in ("conv2d_batchnorm_add_relu_backward", "conv2d_batchnorm_relu_backward"):
+        y = model.forward(x, training=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops, name, lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError) as caught:
+                model.backward(y)
+        wanted = "conv2" if "add" in name else "conv1"
+        assert f"stage3.block0.sum.branch.{wanted}" in " ".join(caught.value.__notes__)

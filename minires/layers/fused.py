@@ -238,7 +238,7 @@ def add_conv_gradients(conv, dweight, dbias):
 
 
 def add_gradients(layer, dweight, dbias, dgamma, dbeta):
-    """The same of a ConvNorm."""
+    """Let the gradients of a ConvNorm's Parameters grow."""
     add_conv_gradients(layer.conv, dweight, dbias)
     layer.norm.gamma.grad += dgamma
     layer.norm.beta.grad += dbeta

@@ -10,6 +10,10 @@ transformed twice, once for each gradient:
 
 The sums over the batch that the norm's gradient needs are a pass of their own, before this one.
 The arithmetic is that of `batchnorm.py` and `winograd.py`, number for number.
+
+Measured, with the sums, behind a ReLU and with `other`, 128 images: 3.9 ms for 32x32x16 where the
+kernels apart take 4.4, 2.6 for 16x16x32 where they take 2.9; 2.9 for 8x8x64 where they take 2.8, so
+these stay apart (medians of 25 in two turns; Intel Xeon with AVX-512, 2 threads, 2026-11-30).
 """
 
 import itertools
@@ -53,7 +57,7 @@ def gradients(given, lines, masks, x, weight, x_lines, other=None):
     x : (N, H, W, C) float32
     weight : (3, 3, C, F) float32
     x_lines : (3, C) or (3, 0) float32
-        Coefficients of a batch norm whose ReLU x is convolved behind; none of x itself.
+        (3, C): relu(batchnorm(x)) was convolved, with these coefficients; (3, 0): x itself.
     other : (N, H, W, C) float32, optional
     """
     back = sizes(given[0].shape, x.shape, ((1, 0), (1, 0)))  # of dx

@@ -31,7 +31,12 @@ from minires.ops.fast.panels import WIDEST
 from minires.ops.fast.relu import relu_backward
 from minires.ops.reference.batchnorm import BatchNormCache
 from minires.ops.reference.conv import ConvCache
-from minires.ops.reference.fused import FusedCache, expect_other, expect_prepared
+from minires.ops.reference.fused import (
+    FusedCache,
+    expect_gradient,
+    expect_other,
+    expect_prepared,
+)
 
 
 def conv2d_add_relu_forward(
@@ -155,7 +160,8 @@ def conv2d_add_backward(dy, cache, other):
 
 def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
     """dx, dweight, dbias, dgamma, dbeta; see `reference`."""
-    if not gradients_join(dy, norm_cache, cache):
+    expect_gradient("conv2d_batchnorm_relu_backward", dy, norm_cache)
+    if not gradients_join(norm_cache, cache):
         dy, *of_norm = batchnorm_relu_backward(dy, norm_cache)
         if other is None:
             return *backward(dy, cache), *of_norm
@@ -171,7 +177,8 @@ def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
 
 def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
     """dx, dresidual, dweight, dbias, dgamma, dbeta; see `reference`."""
-    if not gradients_join(dy, norm_cache, cache):
+    expect_gradient("conv2d_batchnorm_add_relu_backward", dy, norm_cache)
+    if not gradients_join(norm_cache, cache):
         dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
         dx, *of_conv = backward(dy, cache)
         return dx, dresidual, *of_conv, *of_norm
@@ -182,7 +189,7 @@ def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
     return dx, dresidual, *of_conv, *of_norm
 
 
-def gradients_join(dy, norm_cache, cache):
+def gradients_join(norm_cache, cache):
     """Whether the kernels of `conv_norm.py` apply."""
     x, weight, window, groups = cache[:4]
     way = plan_for(x, weight, window.stride, window.padding, window.dilation, groups).back
@@ -190,7 +197,7 @@ def gradients_join(dy, norm_cache, cache):
     return (
         way is winograd
         and norm_cache.norm.x.shape == y_shape
-        and dy.dtype == norm_cache.norm.x.dtype == norm_cache.beta.dtype == x.dtype
+        and norm_cache.norm.x.dtype == norm_cache.beta.dtype == x.dtype
         and conv_norm.pays(x.shape, weight.shape, window)
     )
 

@@ -121,6 +121,7 @@ def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
     dx : (N, H, W, C)
     dweight, dbias, dgamma, dbeta
     """
+    expect_gradient("conv2d_batchnorm_relu_backward", dy, norm_cache)
     dy, *of_norm = batchnorm_relu_backward(dy, norm_cache)
     back = conv2d_backward(dy, cache) if other is None else conv2d_add_backward(dy, cache, other)
     return *back, *of_norm
@@ -142,9 +143,17 @@ def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
     dresidual : (N, OH, OW, F)
     dweight, dbias, dgamma, dbeta
     """
+    expect_gradient("conv2d_batchnorm_add_relu_backward", dy, norm_cache)
     dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
     dx, *of_conv = conv2d_backward(dy, cache)
     return dx, dresidual, *of_conv, *of_norm
+
+
+def expect_gradient(owner, dy, norm_cache):
+    """Refuse a gradient that has not the shape and dtype of the norm's output."""
+    x = norm_cache.norm.x
+    if dy.shape != x.shape or dy.dtype != x.dtype:
+        expect_array(owner, "dy", dy, x.shape, dtype=x.dtype, like="x")
 
 
 def expect_other(other, cache, dy):
