@@ -599,7 +599,7 @@ def gradients_joined_or_apart(x_shape, F, dtype=np.float32, **options):
     joined = [
         *fast.conv2d_batchnorm_relu_backward(dy, of_relu, conv_cache),
         *fast.conv2d_batchnorm_relu_backward(dy, of_relu, conv_cache, other),
-        *fast.conv2d_batchnorm_add_relu_backward(dy, of_sum, of_inner),
+        *fast.conv2d_batchnorm_add_relu_backward(dy, of_sum, of_inner)[:-1],
     ]
     d, *of_norm = fast.batchnorm_relu_backward(dy, of_relu)
     dsum, dresidual, *of_second = fast.batchnorm_add_relu_backward(dy, of_sum)
@@ -648,6 +648,33 @@ def test_gradients_that_do_not_join_are_computed_one_after_the_other(
 
 
 @pytest.mark.parametrize(("x_shape", "F"), JOINED)
+def test_sums_made_beside_dx_stand_for_the_pass_of_the_norm_in_front(x_shape, F):
+    C = x_shape[3]
+    x, first, second = arrays(1, x_shape, (3, 3, C, C), (3, 3, C, F), dtype=np.float32)
+    gamma, beta, *norm = arrays(2, (C,), (C,), (F,), (F,), dtype=np.float32)
+    inner, first_cache, moments = fast.conv2d_moments_forward(x, first, padding=1)
+    y, norm_cache, cache, found = fast.batchnorm_relu_conv2d_forward(
+        inner, gamma, beta, second, eps=1e-5, moments=moments, padding=1
+    )
+    dy, residual, other = arrays(3, y.shape, y.shape, x_shape, dtype=np.float32)
+    _, of_sum = fast.batchnorm_add_relu_forward(y, residual, *norm, eps=1e-5, moments=found)
+    dh, *_, sums = fast.conv2d_batchnorm_add_relu_backward(dy, of_sum, cache)
+    assert sums.shape[1:] == (2, C)
+    mask = (inner - norm_cache.norm.mean) * (gamma * norm_cache.norm.rstd) + beta > 0
+    kept = np.where(mask, dh.astype(np.float64), 0)
+    terms = np.stack([kept, kept * (inner - norm_cache.norm.mean.astype(np.float64))])
+    error = np.abs(sums.sum(axis=0) - terms.sum(axis=(1, 2, 3)))
+    assert (error <= 1e-5 * np.abs(terms).sum(axis=(1, 2, 3))).all()
+
+    expected = fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other)
+    results = fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other, sums)
+    for a, e in zip(results, expected, strict=True):
+        assert_allclose(a, e, rtol=1e-4, atol=1e-5 * max(1, np.abs(e).max()))
+    twice = fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other, 2 * sums)
+    assert_allclose(twice[3:], 2 * np.array(results[3:]), rtol=1e-6)  # they are what is taken
+
+
+@pytest.mark.parametrize(("x_shape", "F"), JOINED)
 def test_gradients_through_norm_and_convolution_equal_the_reference(x_shape, F):
     given = arrays(1, x_shape, (3, 3, x_shape[3], F), dtype=np.float32)
     gamma, beta = arrays(2, (F,), (F,), dtype=np.float32)
@@ -664,7 +691,7 @@ def test_gradients_through_norm_and_convolution_equal_the_reference(x_shape, F):
         results.append(
             [
                 *ops.conv2d_batchnorm_relu_backward(dy, of_relu, cache, other),
-                *ops.conv2d_batchnorm_add_relu_backward(dy, of_sum, cache),
+                *ops.conv2d_batchnorm_add_relu_backward(dy, of_sum, cache)[:-1],
             ]
         )
     for a, e in zip(*results, strict=True):

@@ -345,7 +345,7 @@ def test_an_infinite_gradient_in_a_fused_block_names_its_convolution(rng, monkey
     right = reference.conv2d_batchnorm_add_relu_backward
 
     def backward(dy, norm_cache, cache):
-        dx, *gradients = right(dy, norm_cache, cache)
+        dx, *gradients = right(dy, norm_cache, cache)  # and sums, None
         return dx * np.inf if cache.weight is broken else dx, *gradients
 
     monkeypatch.setattr(reference, right.__name__, backward)

@@ -163,27 +163,30 @@ class ConvNorm(OfNorm):
     def _backward(self, dy, cache):
         return self._gradients(dy, cache, None)
 
-    def backward_onto(self, dy, other):
-        """backward(dy) + other, summed up as it is written."""
+    def backward_onto(self, dy, other=None, sums=None):
+        """backward(dy) + other, summed up as it is written; `sums` are from `backward_sum`."""
         cache = self._take_cache(dy)
-        return self._seen(dy, self._gradients(dy, cache, other))
+        return self._seen(dy, self._gradients(dy, cache, other, sums))
 
     def backward_sum(self, dy, norm_cache, conv_cache):
-        """dx, and the gradient of the sum that a FusedResidual does behind this layer's norm."""
+        """dx, and the gradient of the sum that a FusedResidual does behind this layer's norm.
+
+        Third, what the layer in front may be given beside dx.
+        """
         run = self.conv.ops.conv2d_batchnorm_add_relu_backward
-        dx, dsum, *gradients = run(dy, norm_cache[1], conv_cache)
+        dx, dsum, *gradients, sums = run(dy, norm_cache[1], conv_cache)
         add_gradients(self, *gradients)
-        return dx, dsum
+        return dx, dsum, sums
 
     def _backward_parameters(self, dy, cache):
         self.conv._backward_parameters(*self._norm_gradients(dy, cache))
 
-    def _gradients(self, dy, cache, other):
+    def _gradients(self, dy, cache, other, sums=None):
         x, of_conv, of_norm = cache
         if x is not None or not self.relu or not self.joins:
             return conv_gradients(self.conv, *self._norm_gradients(dy, cache), other)
         run = self.conv.ops.conv2d_batchnorm_relu_backward
-        dx, *gradients = run(dy, of_norm[1], of_conv, other)
+        dx, *gradients = run(dy, of_norm[1], of_conv, other, sums)
         add_gradients(self, *gradients)
         return dx
 
@@ -369,9 +372,10 @@ class FusedResidual(Fused):
         *before, (name, last) = self.branch.children()
         if x is not None:  # a folded convolution kept nothing that a gradient needs
             conv_cache, norm_cache = self._forward_again(before, last, x)
+        sums = None
         if x is None and before and isinstance(last, ConvNorm) and last.joins:
             given = dy, norm_cache, conv_cache
-            dx, dsum = self._through(f"branch.{name}", last.backward_sum, *given)
+            dx, dsum, sums = self._through(f"branch.{name}", last.backward_sum, *given)
             dx = last._seen(dsum, dx)
         else:
             dx, dsum = self._norm_backward(last.norm, "add_relu", dy, norm_cache)
@@ -383,19 +387,22 @@ class FusedResidual(Fused):
                 if not before:
                     return dx
         for inner, layer in reversed(before[1:]):
-            dx = self._through(f"branch.{inner}", layer.backward, dx)
-        return self._join_paths(dx, dsum, *before[:1])
+            beside, sums = () if sums is None else (None, sums), None
+            back = layer.backward_onto if beside else layer.backward
+            dx = self._through(f"branch.{inner}", back, dx, *beside)
+        return self._join_paths(dx, dsum, sums, *before[:1])
 
-    def _join_paths(self, dx, dsum, first=None):
+    def _join_paths(self, dx, dsum, sums, first=None):
         """The gradient of x: through the first layer of the branch, and through the shortcut."""
         name, layer = first or ("", None)
         name = f"branch.{name}"
         if isinstance(layer, ConvNorm) and type(self.shortcut) is PadShortcut:
-            dx = self._through(name, layer.backward, dx)  # ours alone, so it may be added to
+            # ours alone, so it may be added to
+            dx = self._through(name, layer.backward_onto, dx, None, sums)
             return self._through("shortcut", self.shortcut.backward_onto, dx, dsum)
         dshortcut = self._through("shortcut", self.shortcut.backward, dsum)
         if isinstance(layer, ConvNorm):
-            return self._through(name, layer.backward_onto, dx, dshortcut)
+            return self._through(name, layer.backward_onto, dx, dshortcut, sums)
         if layer is not None:
             dx = self._through(name, layer.backward, dx)
         return self.ops.add_backward(dshortcut, dx)

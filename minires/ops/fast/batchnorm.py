@@ -12,8 +12,8 @@ forward is left out where the convolution has measured its output (`epilogue.py`
 Registers hold channels. A line is the smallest number of whole pixels that fills whole registers,
 one pixel if C is a multiple of the register's width; coefficients are repeated to a line. A run of
 lines is gone through register by register of the line, so that coefficients and sums stay in
-registers. Sums run over 16 or 32 numbers in the dtype of x, several side by side; everything above
-is added in float64.
+registers. Sums run over 16 or 32 numbers in the dtype of x, several side by side (64 in `conv_norm.py`);
+everything above is added in float64.
 
 Two-pass variance from one pass over memory: a run stays in the L1 cache, so its mean and then the
 squares around that mean cost one read; runs are joined by the formula of Chan.
@@ -136,25 +136,27 @@ def forward_lines(x, gamma, beta, mean, var, eps):
     return lines, rstd
 
 
-def training_backward(dy, cache, beta, sums, apply, y=None):
+def training_backward(dy, cache, beta, sums, apply, y=None, parts=None):
     """dx, dgamma, dbeta by a pair of kernels: the sums over the batch, then dx.
 
     With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second.
     """
     x, dsum = cache.x, dy if y is None else empty(dy.shape, dy.dtype)
-    lines, dgamma, dbeta = sums_over_batch(dy, cache, beta, sums, y, dsum)
+    lines, dgamma, dbeta = sums_over_batch(dy, cache, beta, sums, y, dsum, parts)
     dx = empty(x.shape, x.dtype)
     over_lines(apply, PARTS, (x, dsum, dx), x.shape[-1], lines)
     return (dx, dgamma, dbeta) if y is None else (dx, dsum, dgamma, dbeta)
 
 
-def sums_over_batch(dy, cache, beta, sums, y=None, dsum=None):
+def sums_over_batch(dy, cache, beta, sums, y=None, dsum=None, parts=None):
     """The first half of `training_backward`: the coefficients of the second, dgamma, dbeta.
 
-    With `y`, dsum is written.
+    With `y`, dsum is written. Of `parts` (n, 2, C) the sums are made, if they are there.
     """
     x, lines = cache.x, backward_lines(cache, beta)
     expect_array("batchnorm_backward", "dy", dy, x.shape, dtype=x.dtype, like="x")
+    if parts is not None:
+        return lines, *total_gradients(parts, x, cache.rstd, lines)
     arrays = x, dy, *((dy, dy) if y is None else (y, dsum))
     return lines, *parameter_gradients(sums, arrays, cache.rstd, lines)
 
@@ -170,9 +172,15 @@ def backward_lines(cache, beta):
 
 def parameter_gradients(sums, arrays, rstd, lines):
     """dgamma and dbeta (C,) by a kernel that sums up; completes the lines."""
-    x, C = arrays[0], arrays[0].shape[-1]
-    parts, found = np.zeros((CHUNKS, 2, lines.shape[1])), np.empty((2, C), x.dtype)
-    over_lines(sums, CHUNKS, arrays, C, lines, parts, writes=arrays[3] is not arrays[1])
+    parts, writes = np.zeros((CHUNKS, 2, lines.shape[1])), arrays[3] is not arrays[1]
+    over_lines(sums, CHUNKS, arrays, arrays[0].shape[-1], lines, parts, writes=writes)
+    return total_gradients(parts, arrays[0], rstd, lines)
+
+
+def total_gradients(parts, x, rstd, lines):
+    """dgamma and dbeta (C,) from the parts of their sums; completes the lines."""
+    C = x.shape[-1]
+    found = np.empty((2, C), x.dtype)
     add_parts.alone(1, parts, x.size // C, *contiguous(x.dtype, C, rstd), found, lines)
     return found[0], found[1]
 
@@ -406,8 +414,8 @@ def where_y_positive(dy, z, y, out, i):
     return d
 
 
-def summer(select):
-    """The kernel of the backward's first pass, with what lets dy through."""
+def adder(select):
+    """What adds a register to the sums of the backward's first pass, with what lets dy through."""
 
     @inlined
     def add(s, q, arrays, i, coefficients):
@@ -416,6 +424,15 @@ def summer(select):
         xmu = load(x, i) - mean
         d = select(load(dy, i), xmu * scale + beta, y, out, i)
         return s + d, q + d * xmu
+
+    return add
+
+
+add_masked = adder(where_z_positive)
+
+
+def summer(add):
+    """The kernel of the backward's first pass."""
 
     @kernel
     def sums(k, x, dy, y, out, lines, parts):
@@ -447,8 +464,8 @@ def summer(select):
     return sums
 
 
-dy_sums, masked_sums = summer(through), summer(where_z_positive)
-residual_sums = summer(where_y_positive)
+dy_sums, masked_sums = summer(adder(through)), summer(add_masked)
+residual_sums = summer(adder(where_y_positive))
 
 
 def spreader(select):

@@ -8,10 +8,13 @@ transformed twice, once for each gradient:
     apart       norm: 2 images in, 1 out    dx: 1 in, 1 out    dweight: 2 in
     together    3 in (the norm's x, the gradient behind it, x), 1 out (dx)
 
-The sums over the batch that the norm's gradient needs are a pass of their own, before this one.
+The sums over the batch that the norm's gradient needs are a pass of their own, before this one. But
+if x is a norm, too (of the two convolutions of a block the second normalises what the first wrote),
+the sums for its gradient are made of the tiles of dx while they are in the cache, and its own pass
+is left out.
 The arithmetic is that of `batchnorm.py` and `winograd.py`, number for number.
 
-Measured, with the sums, behind a ReLU and with `other`, 128 images: 3.9 ms for 32x32x16 where the
+Measured, with a pass for the sums, behind a ReLU and with `other`, 128 images: 3.9 ms for 32x32x16 where the
 kernels apart take 4.4, 2.6 for 16x16x32 where they take 2.9; 2.9 for 8x8x64 where they take 2.8, so
 these stay apart (medians of 25 in two turns; Intel Xeon with AVX-512, 2 threads, 2026-11-30).
 """
@@ -22,11 +25,21 @@ import numpy as np
 from numba import get_thread_id
 
 from minires.ops.fast import winograd
+from minires.ops.fast.batchnorm import add_masked
 from minires.ops.fast.epilogue import After
 from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import WIDEST, turned
-from minires.ops.fast.tiles import FEW_TILES, sizes, tiles_in, tiles_of_gradient, tiles_out
+from minires.ops.fast.panels import WIDEST, affine, turned
+from minires.ops.fast.simd import lanes, same, store
+from minires.ops.fast.tiles import (
+    FEW_TILES,
+    place_of,
+    sizes,
+    step,
+    tiles_in,
+    tiles_of_gradient,
+    tiles_out,
+)
 from minires.ops.fast.transforms import TILES
 
 MOST_WEIGHTS = 2**10  # C * F up to which U, dU and three blocks of tiles stay in the L2 cache
@@ -59,6 +72,13 @@ def gradients(given, lines, masks, x, weight, x_lines, other=None):
     x_lines : (3, C) or (3, 0) float32
         (3, C): relu(batchnorm(x)) was convolved, with these coefficients; (3, 0): x itself.
     other : (N, H, W, C) float32, optional
+
+    Returns
+    -------
+    dx, dweight, dbias
+    sums : (parts, 2, C) float64, or None
+        With x_lines, for the gradient of that batch norm: of dx where the ReLU let pass, and of
+        the same times x - mean.
     """
     back = sizes(given[0].shape, x.shape, ((1, 0), (1, 0)))  # of dx
     s = sizes(x.shape, given[0].shape, ((1, 0), (1, 0)))  # of dweight
@@ -69,13 +89,15 @@ def gradients(given, lines, masks, x, weight, x_lines, other=None):
     U = winograd.transformed(turned(weight), back)
     dx = empty(x.shape, x.dtype)
     after = After(other is not None, False, False)
-    images = *(a.reshape(-1) for a in given), x.reshape(-1)
-    ends = bias, bias if other is None else other.reshape(-1), dx.reshape(-1)
+    other = bias if other is None else other.reshape(-1)
+    images = *(image.reshape(-1) for image in (*given, x)), other, dx.reshape(-1)
+    sums = np.zeros((parts, 2, x_lines.shape[1]))
+    norms, results = (lines, masks, x_lines), (dU, db, sums)
     cuts = cuts_of_work(back, s)
     work = scratch(x.dtype, cuts[-1])
-    sums = dU, db, back, s, after, work, cuts
-    both(parts, *images, lines, masks, x_lines, U, *ends, len(x), *sums)
-    return dx, *winograd.gradients_of(dU, db, s, work)
+    both(parts, images, norms, U, bias, results, len(x), back, s, after, work, cuts)
+    of_weight = winograd.gradients_of(dU, db, s, work)
+    return dx, *of_weight, sums if sums.size else None
 
 
 def cuts_of_work(back, s):
@@ -86,10 +108,9 @@ def cuts_of_work(back, s):
 
 
 @kernel
-def both(
-    k, a, d, x, lines, masks, x_lines, U, bias, other, dx, N, dU, db, back, s, after, work, cuts
-):
-    """Part k of dU and db, and its tiles of dx."""
+def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
+    """Part k of dU, db and sums, and its tiles of dx."""
+    (a, d, x, other, dx), (lines, masks, x_lines), (dU, db, sums) = images, norms, results
     parts = len(db)
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
@@ -106,6 +127,8 @@ def both(
         winograd.multiply(V, U, M, first, here, (0, s.C), dx, d, back)
         tiles_out(M, first, here, (0, s.C), (bias, other), dx, edge, back, after, edge)
         held_x = tiles_in(x, x_lines, first, here, x_band, held_x, V, s)
+        if x_lines.shape[1] > 0:
+            add_sums(dx, x, x_lines, first, here, edge, sums[k], s)
         winograd.multiply_gradient(V, dM, dUk, first, here, x, a, s)
         winograd.add_bias_gradient(dM, here, dbk, s)
 
@@ -115,3 +138,31 @@ def carve(work, cuts):
     """The working memory in its parts."""
     i, j, k, n, m, end = cuts
     return work[:i], work[i:j], work[j:k], work[k:n], work[n:m], work[m:end]
+
+
+@inlined
+def add_sums(dx, x, lines, first, tiles, found, sums, s):
+    """sums (2, C) += those of `batchnorm.masked_sums` over the pixels of some tiles."""
+    v, arrays = lanes(x), (x, dx, x, dx)
+    for f in range(0, s.C, v):
+        coefficients = affine(lines, f)
+        s1 = q1 = s2 = q2 = s3 = q3 = s4 = q4 = same(x, 0)
+        n, i, j = place_of(first, s)
+        for _ in range(tiles):
+            rows, cols = min(4, s.H - 4 * i), min(4, s.W - 4 * j)
+            for r in range(rows):
+                p = ((n * s.H + 4 * i + r) * s.W + 4 * j) * s.C + f
+                if cols == 4:
+                    s1, q1 = add_masked(s1, q1, arrays, p, coefficients)
+                    s2, q2 = add_masked(s2, q2, arrays, p + s.C, coefficients)
+                    s3, q3 = add_masked(s3, q3, arrays, p + 2 * s.C, coefficients)
+                    s4, q4 = add_masked(s4, q4, arrays, p + 3 * s.C, coefficients)
+                else:
+                    for c in range(cols):
+                        s1, q1 = add_masked(s1, q1, arrays, p + c * s.C, coefficients)
+            n, i, j = step(n, i, j, s)
+        store(found, 0, (s1 + s2) + (s3 + s4))
+        store(found, v, (q1 + q2) + (q3 + q4))
+        for c in range(v):
+            sums[0, f + c] += found[c]
+            sums[1, f + c] += found[v + c]

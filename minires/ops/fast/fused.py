@@ -158,11 +158,11 @@ def conv2d_add_backward(dy, cache, other):
     return backward(dy, cache, np.ascontiguousarray(other))
 
 
-def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
+def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None, sums=None):
     """dx, dweight, dbias, dgamma, dbeta; see `reference`."""
     expect_gradient("conv2d_batchnorm_relu_backward", dy, norm_cache)
     if not gradients_join(norm_cache, cache):
-        dy, *of_norm = batchnorm_relu_backward(dy, norm_cache)
+        dy, *of_norm = relu_gradients(dy, norm_cache, sums)
         if other is None:
             return *backward(dy, cache), *of_norm
         return *conv2d_add_backward(dy, cache, other), *of_norm
@@ -170,23 +170,24 @@ def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
         expect_other(other, cache, dy)
         other = np.ascontiguousarray(other)
     dy, (norm, beta, _) = np.ascontiguousarray(dy), norm_cache
-    lines, *of_norm = sums_over_batch(dy, norm, beta, masked_sums)
-    back = conv_norm.gradients((norm.x, dy), lines, True, *convolved(cache), other)
+    lines, *of_norm = sums_over_batch(dy, norm, beta, masked_sums, parts=sums)
+    *back, _ = conv_norm.gradients((norm.x, dy), lines, True, *convolved(cache), other)
     return *back, *of_norm
 
 
 def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
-    """dx, dresidual, dweight, dbias, dgamma, dbeta; see `reference`."""
+    """dx, dresidual, dweight, dbias, dgamma, dbeta, sums; see `reference`."""
     expect_gradient("conv2d_batchnorm_add_relu_backward", dy, norm_cache)
     if not gradients_join(norm_cache, cache):
         dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
         dx, *of_conv = backward(dy, cache)
-        return dx, dresidual, *of_conv, *of_norm
+        return dx, dresidual, *of_conv, *of_norm, None
     dy, (norm, beta, y) = np.ascontiguousarray(dy), norm_cache
     dresidual = empty(dy.shape, dy.dtype)
     lines, *of_norm = sums_over_batch(dy, norm, beta, residual_sums, y, dresidual)
-    dx, *of_conv = conv_norm.gradients((norm.x, dresidual), lines, False, *convolved(cache))
-    return dx, dresidual, *of_conv, *of_norm
+    given = norm.x, dresidual
+    dx, *of_conv, found = conv_norm.gradients(given, lines, False, *convolved(cache))
+    return dx, dresidual, *of_conv, *of_norm, found
 
 
 def gradients_join(norm_cache, cache):
@@ -216,8 +217,13 @@ def batchnorm_relu_forward(x, gamma, beta, *, eps, moments=None):
 
 def batchnorm_relu_backward(dy, cache):
     """dx, dgamma, dbeta; the mask is computed again from x, which is read anyway."""
+    return relu_gradients(dy, cache)
+
+
+def relu_gradients(dy, cache, sums=None):
+    """The same, with sums over the batch if there are any."""
     dy = np.ascontiguousarray(dy)
-    return training_backward(dy, cache.norm, cache.beta, masked_sums, dx_masked)
+    return training_backward(dy, cache.norm, cache.beta, masked_sums, dx_masked, parts=sums)
 
 
 def batchnorm_add_relu_forward(x, residual, gamma, beta, *, eps, moments=None):

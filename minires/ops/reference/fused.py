@@ -104,7 +104,7 @@ def conv2d_add_backward(dy, cache, other):
     return other + dx, dweight, dbias
 
 
-def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
+def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None, sums=None):
     """The gradients of relu(batchnorm(conv2d(x))), or of a part of a larger sum.
 
     Parameters
@@ -115,6 +115,9 @@ def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None):
     cache : ConvCache
     other : (N, H, W, C) float, optional
         The gradient that reaches x on another path; added to dx.
+    sums : optional
+        What `conv2d_batchnorm_add_relu_backward` gave beside this dy: fast ops then know the sums
+        over the batch.
 
     Returns
     -------
@@ -142,11 +145,14 @@ def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
     dx : (N, H, W, C)
     dresidual : (N, OH, OW, F)
     dweight, dbias, dgamma, dbeta
+    sums : None
+        Where x is the output of `batchnorm_relu_conv2d_forward`'s batch norm, a fast op gives what
+        it has added up of dx for that norm.
     """
     expect_gradient("conv2d_batchnorm_add_relu_backward", dy, norm_cache)
     dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
     dx, *of_conv = conv2d_backward(dy, cache)
-    return dx, dresidual, *of_conv, *of_norm
+    return dx, dresidual, *of_conv, *of_norm, None
 
 
 def expect_gradient(owner, dy, norm_cache):
