@@ -12,8 +12,8 @@ forward is left out where the convolution has measured its output (`epilogue.py`
 Registers hold channels. A line is the smallest number of whole pixels that fills whole registers,
 one pixel if C is a multiple of the register's width; coefficients are repeated to a line. A run of
 lines is gone through register by register of the line, so that coefficients and sums stay in
-registers. Sums run over 16 or 32 numbers in the dtype of x, several side by side (64 in `conv_norm.py`);
-everything above is added in float64.
+registers. Sums run over 16 or 32 numbers in the dtype of x, several side by side; everything above
+is added in float64. (In `conv_norm.py` over 64.)
 
 Two-pass variance from one pass over memory: a run stays in the L1 cache, so its mean and then the
 squares around that mean cost one read; runs are joined by the formula of Chan.

@@ -14,9 +14,10 @@ the sums for its gradient are made of the tiles of dx while they are in the cach
 is left out.
 The arithmetic is that of `batchnorm.py` and `winograd.py`, number for number.
 
-Measured, with a pass for the sums, behind a ReLU and with `other`, 128 images: 3.9 ms for 32x32x16 where the
-kernels apart take 4.4, 2.6 for 16x16x32 where they take 2.9; 2.9 for 8x8x64 where they take 2.8, so
-these stay apart (medians of 25 in two turns; Intel Xeon with AVX-512, 2 threads, 2026-11-30).
+Measured, with a pass for the sums, behind a ReLU and with `other`, 128 images: 3.9 ms for 32x32x16
+where the kernels apart take 4.4, 2.6 for 16x16x32 where they take 2.9; 2.9 for 8x8x64 where they
+take 2.8, so these stay apart (medians of 25 in two turns; Intel Xeon with AVX-512, 2 threads,
+2026-11-30).
 """
 
 import itertools
