@@ -392,6 +392,8 @@ def everything():
         yield from convolution(fast, x, w, b, dy, {"padding": 1})
         yield from convolution(fast, x, w, b, dy[:, :7, :6], {"padding": 1, "stride": 2})
         yield from batchnorm(fast, dy, b, b, dy * dy)
+    joined, _ = gradients_joined_or_apart((9, 13, 18, 32), 16)
+    yield from joined
 
 
 def test_bits_do_not_depend_on_the_number_of_threads():
@@ -599,8 +601,9 @@ def gradients_joined_or_apart(x_shape, F, dtype=np.float32, **options):
     joined = [
         *fast.conv2d_batchnorm_relu_backward(dy, of_relu, conv_cache),
         *fast.conv2d_batchnorm_relu_backward(dy, of_relu, conv_cache, other),
-        *fast.conv2d_batchnorm_add_relu_backward(dy, of_sum, of_inner)[:-1],
+        *fast.conv2d_batchnorm_add_relu_backward(dy, of_sum, of_inner),
     ]
+    sums = joined.pop()
     d, *of_norm = fast.batchnorm_relu_backward(dy, of_relu)
     dsum, dresidual, *of_second = fast.batchnorm_add_relu_backward(dy, of_sum)
     dx, *of_conv = fast.conv2d_backward(dsum, of_inner)
@@ -609,7 +612,7 @@ def gradients_joined_or_apart(x_shape, F, dtype=np.float32, **options):
         *(*fast.conv2d_add_backward(d, conv_cache, other), *of_norm),
         *(dx, dresidual, *of_conv, *of_second),
     ]
-    return joined, apart
+    return ([*joined, sums] if sums is not None else joined), apart
 
 
 @pytest.mark.parametrize(("x_shape", "F"), JOINED)
@@ -620,6 +623,8 @@ def test_gradients_through_norm_and_convolution_joined_are_those_apart_bit_by_bi
     monkeypatch.setattr(conv_norm, "gradients", lambda *args: seen.append(args) or gradients(*args))
     joined, apart = gradients_joined_or_apart(x_shape, F)
     assert len(seen) == 3
+    *joined, sums = joined
+    assert sums.any(axis=(1, 2)).all()  # each part has its own
     for a, e in zip(joined, apart, strict=True):
         assert_array_equal(a, e)
 
@@ -647,12 +652,13 @@ def test_gradients_that_do_not_join_are_computed_one_after_the_other(
         assert_array_equal(a, e)
 
 
+@pytest.mark.parametrize("kernel", [3, 1])  # with the second the gradients in front do not join
 @pytest.mark.parametrize(("x_shape", "F"), JOINED)
-def test_sums_made_beside_dx_stand_for_the_pass_of_the_norm_in_front(x_shape, F):
+def test_sums_made_beside_dx_stand_for_the_pass_of_the_norm_in_front(x_shape, F, kernel):
     C = x_shape[3]
-    x, first, second = arrays(1, x_shape, (3, 3, C, C), (3, 3, C, F), dtype=np.float32)
+    x, first, second = arrays(1, x_shape, (kernel, kernel, C, C), (3, 3, C, F), dtype=np.float32)
     gamma, beta, *norm = arrays(2, (C,), (C,), (F,), (F,), dtype=np.float32)
-    inner, first_cache, moments = fast.conv2d_moments_forward(x, first, padding=1)
+    inner, first_cache, moments = fast.conv2d_moments_forward(x, first, padding=kernel // 2)
     y, norm_cache, cache, found = fast.batchnorm_relu_conv2d_forward(
         inner, gamma, beta, second, eps=1e-5, moments=moments, padding=1
     )
@@ -669,9 +675,12 @@ def test_sums_made_beside_dx_stand_for_the_pass_of_the_norm_in_front(x_shape, F)
     expected = fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other)
     results = fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other, sums)
     for a, e in zip(results, expected, strict=True):
-        assert_allclose(a, e, rtol=1e-4, atol=1e-5 * max(1, np.abs(e).max()))
+        assert_allclose(a, e, rtol=1e-4, atol=1e-4 * max(1, np.abs(e).max()))
     twice = fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other, 2 * sums)
     assert_allclose(twice[3:], 2 * np.array(results[3:]), rtol=1e-6)  # they are what is taken
+    for wrong in (sums[:, :1], sums[:, :, :8], sums[0]):
+        with pytest.raises(ValueError, match=r"expects sums of shape \(parts, 2, "):
+            fast.conv2d_batchnorm_relu_backward(dh, norm_cache, first_cache, other, wrong)
 
 
 @pytest.mark.parametrize(("x_shape", "F"), JOINED)

@@ -387,9 +387,11 @@ class FusedResidual(Fused):
                 if not before:
                     return dx
         for inner, layer in reversed(before[1:]):
-            beside, sums = () if sums is None else (None, sums), None
-            back = layer.backward_onto if beside else layer.backward
-            dx = self._through(f"branch.{inner}", back, dx, *beside)
+            if sums is None:
+                dx = self._through(f"branch.{inner}", layer.backward, dx)
+            else:  # `normalises` has joined the two, so this is a ConvNorm
+                dx = self._through(f"branch.{inner}", layer.backward_onto, dx, None, sums)
+                sums = None
         return self._join_paths(dx, dsum, sums, *before[:1])
 
     def _join_paths(self, dx, dsum, sums, first=None):

@@ -13,7 +13,8 @@ Registers hold channels. A line is the smallest number of whole pixels that fill
 one pixel if C is a multiple of the register's width; coefficients are repeated to a line. A run of
 lines is gone through register by register of the line, so that coefficients and sums stay in
 registers. Sums run over 16 or 32 numbers in the dtype of x, several side by side; everything above
-is added in float64. (In `conv_norm.py` over 64.)
+is added in float64. (In `conv_norm.py` over 64, at the right
+edge of an image up to 192.)
 
 Two-pass variance from one pass over memory: a run stays in the L1 cache, so its mean and then the
 squares around that mean cost one read; runs are joined by the formula of Chan.
@@ -32,7 +33,7 @@ import math
 
 import numpy as np
 
-from minires.checks import expect_array
+from minires.checks import expect_array, format_shape
 from minires.ops import reference
 from minires.ops.fast.epilogue import join
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
@@ -139,7 +140,8 @@ def forward_lines(x, gamma, beta, mean, var, eps):
 def training_backward(dy, cache, beta, sums, apply, y=None, parts=None):
     """dx, dgamma, dbeta by a pair of kernels: the sums over the batch, then dx.
 
-    With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second.
+    With `y`, the output of a ReLU behind the sum, also the gradient of that sum, second. `parts`,
+    if given, are those of the sums over the batch.
     """
     x, dsum = cache.x, dy if y is None else empty(dy.shape, dy.dtype)
     lines, dgamma, dbeta = sums_over_batch(dy, cache, beta, sums, y, dsum, parts)
@@ -151,11 +153,18 @@ def training_backward(dy, cache, beta, sums, apply, y=None, parts=None):
 def sums_over_batch(dy, cache, beta, sums, y=None, dsum=None, parts=None):
     """The first half of `training_backward`: the coefficients of the second, dgamma, dbeta.
 
-    With `y`, dsum is written. Of `parts` (n, 2, C) the sums are made, if they are there.
+    With `y`, dsum is written. `parts` (n, 2, length of a line), if given, are added up in place of
+    a pass over the images.
     """
     x, lines = cache.x, backward_lines(cache, beta)
     expect_array("batchnorm_backward", "dy", dy, x.shape, dtype=x.dtype, like="x")
     if parts is not None:
+        if parts.ndim != 3 or parts.shape[1:] != (2, lines.shape[1]):
+            wanted = format_shape(("parts", 2, lines.shape[1]))
+            raise ValueError(
+                f"batchnorm_backward expects sums of shape {wanted}, "
+                f"got {format_shape(parts.shape)}"
+            )
         return lines, *total_gradients(parts, x, cache.rstd, lines)
     arrays = x, dy, *((dy, dy) if y is None else (y, dsum))
     return lines, *parameter_gradients(sums, arrays, cache.rstd, lines)

@@ -221,7 +221,7 @@ def batchnorm_relu_backward(dy, cache):
 
 
 def relu_gradients(dy, cache, sums=None):
-    """The same, with sums over the batch if there are any."""
+    """`batchnorm_relu_backward`, with parts of its sums over the batch if there are any."""
     dy = np.ascontiguousarray(dy)
     return training_backward(dy, cache.norm, cache.beta, masked_sums, dx_masked, parts=sums)
 

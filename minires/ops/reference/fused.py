@@ -116,8 +116,8 @@ def conv2d_batchnorm_relu_backward(dy, norm_cache, cache, other=None, sums=None)
     other : (N, H, W, C) float, optional
         The gradient that reaches x on another path; added to dx.
     sums : optional
-        What `conv2d_batchnorm_add_relu_backward` gave beside this dy: fast ops then know the sums
-        over the batch.
+        What `conv2d_batchnorm_add_relu_backward` gave beside this dy, which must not have changed
+        since: a fast op then leaves out its pass for the sums over the batch.
 
     Returns
     -------
@@ -145,9 +145,9 @@ def conv2d_batchnorm_add_relu_backward(dy, norm_cache, cache):
     dx : (N, H, W, C)
     dresidual : (N, OH, OW, F)
     dweight, dbias, dgamma, dbeta
-    sums : None
-        Where x is the output of `batchnorm_relu_conv2d_forward`'s batch norm, a fast op gives what
-        it has added up of dx for that norm.
+    sums : optional
+        None here. Where `cache` is from `batchnorm_relu_conv2d_forward`, a fast op may give what
+        `conv2d_batchnorm_relu_backward` of the convolution in front takes as `sums`.
     """
     expect_gradient("conv2d_batchnorm_add_relu_backward", dy, norm_cache)
     dy, dresidual, *of_norm = batchnorm_add_relu_backward(dy, norm_cache)
