@@ -413,13 +413,21 @@ def noise(count=40):
     return Dataset(x, y, x[:10], y[:10], tuple("abcdefghij"), "noise")
 
 
-@pytest.mark.parametrize(("name", "lr"), [("fast20", 0.02), ("he2015", 0.01), ("adam", 1e-4)])
-def test_one_recipe_trains_the_same_network_in_minires_and_in_pytorch(name, lr):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("fast20", {"lr": 0.02}),
+        ("fast20", {"lr": 0.02, "optimizer_options": {"radius": 0.7, "weight_decay": 0.02}}),
+        ("he2015", {"lr": 0.01}),
+        ("adam", {"lr": 1e-4}),
+    ],
+)
+def test_one_recipe_trains_the_same_network_in_minires_and_in_pytorch(name, changes):
     torch = pytest.importorskip("torch", reason="PyTorch is a peer of benchmarks, and optional")
     from benchmarks import our_training, their_training
     from benchmarks.theirs import their_path, to_torch
 
-    recipe = RECIPES[name].changed(epochs=2, batch_size=20, lr=lr)
+    recipe = RECIPES[name].changed(epochs=2, batch_size=20, **changes)
     given = "resnet8", recipe, noise(), 3
     ours = our_training.Training("minires", *given)
     ours.run()

@@ -353,9 +353,8 @@ assert recipe.schedule == "one-cycle"
 # %% [markdown]
 # - `optimizer`: Muon is momentum with one thing more. The step of a convolution, seen as a matrix
 #   of $9C$ rows and $F$ columns, is replaced by the nearest matrix with orthonormal columns or
-#   rows, so that it moves all directions by the same length. Before each step kernels are scaled to
-#   a length that `radius` says, which changes no output, for a batch norm follows. So `lr / radius`
-#   is the share of the weights that a step changes, from the first to the last.
+#   rows, so that it moves all directions by the same length. `lr` is the share of the weights by
+#   which a step changes them.
 # - `schedule`: one cycle, see below.
 # - `label_smoothing`: the target of the right class is $1 - \varepsilon + \varepsilon/10$ and of
 #   any other $\varepsilon / 10$. With $\varepsilon = 0$ it is what notebook 1 has.
