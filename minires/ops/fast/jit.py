@@ -96,15 +96,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=turn.after_fork)
 
 
-SPINS = "5000"  # of GNU OpenMP; about 0.1 ms
+SPINS = "40000"  # of GNU OpenMP; about 1 ms, by the processor
 
 
 def start_threads():
-    """Numba's thread pool, whose threads wait 0.1 ms for work or for each other, then sleep.
+    """Numba's thread pool, whose threads wait about 1 ms for work or for each other, then sleep.
 
     By default they stay awake for some 5 ms. If a third process wants one of the two cores, the
     thread that is waited for cannot run meanwhile: a ResNet-20 step at batch 32 took 1,300 to
-    2,000 ms beside a busy process, and now takes 105 to 190; alone 37 ms both ways.
+    2,000 ms beside a busy process, and with 5,000 rounds (0.1 ms) 105 to 190; alone 37 ms both ways
+    (AMD EPYC, Zen 4). Where waking a thread takes longer, 5,000 are too few: on an Intel Xeon
+    (AVX-512, AMX; 2026-11-30) a step took 46 ms with 5,000 and 40 with 40,000, at batch 128 126 and
+    115; beside a busy process 86 and 84.
     """
     ours = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
     if ours:
