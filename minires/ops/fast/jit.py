@@ -106,8 +106,9 @@ def start_threads():
     thread that is waited for cannot run meanwhile: a ResNet-20 step at batch 32 took 1,300 to
     2,000 ms beside a busy process, and with 5,000 rounds (0.1 ms) 105 to 190; alone 37 ms both ways
     (AMD EPYC, Zen 4). Where waking a thread takes longer, 5,000 are too few: on an Intel Xeon
-    (AVX-512, AMX; 2026-11-30) a step took 46 ms with 5,000 and 40 with 40,000, at batch 128 126 and
-    115; beside a busy process 86 and 84.
+    (AVX-512, AMX; 2026-11-30) a step took 44 and 46 ms with 5,000, 39 and 39 with 40,000 (two runs
+    each of `GOMP_SPINCOUNT=40000 python -m benchmarks.train_step --batch 32 --rounds 4 --burst 8
+    --contenders minires-fused`), at batch 128 125 and 121 (one each, `--burst 4`).
     """
     ours = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
     if ours:
