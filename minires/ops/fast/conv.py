@@ -17,7 +17,7 @@ import numpy as np
 
 from minires.checks import expect_array
 from minires.ops import reference
-from minires.ops.fast import choice, direct, scatter, winograd
+from minires.ops.fast import choice, columns, direct, scatter, winograd
 from minires.ops.fast.blas import calm
 from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
@@ -28,10 +28,11 @@ from minires.ops.window import Window, resolve_window
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlate images with filters; see `reference.conv2d_forward`."""
     window, way, _, covered, products = plan_for(x, weight, stride, padding, dilation, groups)
+    if way is columns:
+        y = columns.forward(np.ascontiguousarray(x), np.ascontiguousarray(weight), bias, window)
+        return y, ConvCache(x, weight, window, groups)
     if way is reference:
         with calm(products):
-            if covered:
-                return correlate(x, weight, bias, window, groups)
             return reference.conv2d_forward(
                 x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
             )
@@ -73,6 +74,10 @@ def backward(dy, cache, other=None):
             dx, dweight, dbias = reference.conv2d_backward(dy, stored(cache))
         return dx if other is None else other + dx, dweight, dbias
     dy = np.ascontiguousarray(dy)
+    if way is columns:
+        x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
+        dx, dweight, dbias = columns.backward(x, weight, dy, window)
+        return dx if other is None else other + dx, dweight, dbias
     gradients = weight_gradient(dy, cache, way, window)
     if way is winograd:
         return winograd.input_gradient(x.shape, weight, dy, window, other), *gradients
@@ -143,8 +148,8 @@ def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups
     if winograd.pays(x_shape, x_dtype, w_shape, window):
         return Plan(window, winograd, winograd, True, products)
     given = x_shape, w_shape, window, x_dtype.itemsize
-    way = direct if choice.forward_pays(*given) else reference
-    back = direct if choice.backward_pays(*given) else reference
+    way = direct if choice.forward_pays(*given) else columns
+    back = direct if choice.backward_pays(*given) else columns
     return Plan(window, way, back, True, products)
 
 

@@ -1,0 +1,252 @@
+"""Convolution as one product on columns, as in the reference, for shapes that suit no tile.
+
+Where filters are few, images tiny or weights many, BLAS' product beats the tiles of `direct.py`:
+it packs what it multiplies. So this is `reference/conv.py` once more, with what surrounds the
+product made faster:
+
+    columns   written by our threads, which read the image without a border
+    product   BLAS on our threads (`matmul.py`), a group of images at a time, so that the columns
+              are still in the cache
+    col2im    `fold`: each pixel collects its own sum, so the rows of dx can be shared out
+
+Little work is left to NumPy on the calling thread, without the checks of its `as_strided`.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
+from minires.ops.fast.matmul import matmul
+from minires.ops.fast.memory import empty
+from minires.ops.fast.panels import FEW, WIDEST, clear, copy
+from minires.ops.fast.simd import lanes, load, store
+from minires.ops.reference.conv import pad
+from minires.ops.reference.sums import channel_sum as few_sums
+
+GROUP = 2**19  # numbers in the columns of a group of images
+RUNS, LITTLE = 2**9, 2**14  # copies of a kernel row, and numbers, up to which NumPy is faster
+MANY, LINE = 2**11, 16  # such copies, and lines of numbers, from which threads share them
+
+
+def forward(x, weight, bias, window):
+    """y = bias + x correlated with weight."""
+    F = weight.shape[3]
+    y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
+    for images in groups(x.shape, window):
+        matmul(columns(x[images], window), w, y[images].reshape(-1, F))
+    if bias is not None:
+        y += bias
+    return y
+
+
+def backward(x, weight, dy, window):
+    """dx, dweight and dbias."""
+    F = weight.shape[3]
+    dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty((weight.size // F, F), x.dtype)
+    for images in groups(x.shape, window):
+        cols, g = columns(x[images], window), dy[images].reshape(-1, F)
+        matmul(cols.T, g, dw, adds=images.start > 0)
+        if pointwise(window):
+            matmul(g, w.T, dx[images].reshape(-1, x.shape[3]))
+        else:
+            add_back(matmul(g, w.T, cols), dx[images], window)
+    return dx, dw.reshape(weight.shape), channel_sum(dy)
+
+
+def weight_gradient(x, dy, window):
+    """dweight and dbias."""
+    C, F = x.shape[3], dy.shape[3]
+    dw = empty((math.prod(window.kernel) * C, F), x.dtype)
+    for images in groups(x.shape, window):
+        cols, g = columns(x[images], window), dy[images].reshape(-1, F)
+        matmul(cols.T, g, dw, adds=images.start > 0)
+    return dw.reshape(*window.kernel, C, F), channel_sum(dy)
+
+
+def pointwise(window):
+    """Whether the columns are the image itself."""
+    return window.kernel == window.stride == (1, 1) and window.padding == ((0, 0), (0, 0))
+
+
+def groups(shape, window):
+    """Slices of the images, with about GROUP numbers in the columns of each."""
+    N = shape[0]
+    image = math.prod(window.out) * math.prod(window.kernel) * shape[3]
+    count = min(N, -(-N * image // GROUP))
+    return [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
+
+
+def columns(x, window):
+    """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
+    N, C = len(x), x.shape[3]
+    shape = N * math.prod(window.out), math.prod(window.kernel) * C
+    runs = shape[0] * window.kernel[0]
+    unpadded = window.padding == ((0, 0), (0, 0))
+    if runs <= RUNS and math.prod(shape) <= LITTLE or unpadded and window.kernel == (1, 1):
+        return windows(pad(x, window.padding), window).reshape(shape)
+    cols = empty(shape, x.dtype)
+    run = write_columns.alone if runs + cols.size // LINE < MANY else write_columns
+    run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
+    return cols
+
+
+def windows(x, window):
+    """(N, OH, OW, KH, KW, C), a view of an image with its border; see `reference/conv.py`."""
+    N, _, _, C = x.shape
+    SH, SW = window.stride
+    n, h, w, c = x.strides
+    return np.ndarray(
+        (N, *window.out, *window.kernel, C), x.dtype, x, 0, (n, h * SH, w * SW, h, w, c)
+    )
+
+
+def add_back(dcols, dx, window):
+    """The transpose of `columns`: dx = the sum of what the windows of a pixel have for it."""
+    runs = dcols.size // (window.kernel[1] * dx.shape[3])
+    run = fold.alone if runs + dcols.size // LINE < MANY else fold
+    run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))
+
+
+class Seen(NamedTuple):
+    """Images and the windows on them."""
+
+    N: int
+    H: int
+    W: int
+    C: int
+    KH: int
+    KW: int
+    SH: int
+    SW: int
+    top: int
+    left: int
+    OH: int
+    OW: int
+
+
+def seen(shape, window):
+    """Their sizes."""
+    (top, _), (left, _) = window.padding
+    return Seen(*shape, *window.kernel, *window.stride, top, left, *window.out)
+
+
+@inlined
+def inside(ow, s):
+    """The taps (first, last) of a window that lie in the image, and the column of tap 0."""
+    left = ow * s.SW - s.left
+    first = max(0, -left)
+    return first, max(first, min(s.KW, s.W - left)), left
+
+
+@inlined
+def unclipped(s):
+    """The windows (first, last) of a row that have all their taps in the image."""
+    first = min(s.OW, (s.left + s.SW - 1) // s.SW)
+    return first, max(first, min(s.OW, (s.W + s.left - s.KW + s.SW) // s.SW))
+
+
+@inlined
+def write_clipped(x, row, cols, o, ow, s):
+    """A kernel row that hangs over the image at its left, its right or both."""
+    first, last, left = inside(ow, s)
+    clear(cols, o, s.KW * s.C)
+    copy(x, (row + left + first) * s.C, cols, o + first * s.C, (last - first) * s.C)
+
+
+@kernel
+def write_columns(k, x, cols, s):
+    """The columns of some rows of output pixels."""
+    run = s.KW * s.C
+    pixel = s.KH * run
+    first, last = unclipped(s)
+    for line in range(k * s.N * s.OH // PARTS, (k + 1) * s.N * s.OH // PARTS):
+        for kh in range(s.KH):
+            h, o = line % s.OH * s.SH - s.top + kh, line * s.OW * pixel + kh * run
+            row = (line // s.OH * s.H + h) * s.W
+            if h < 0 or h >= s.H:
+                for ow in range(s.OW):
+                    clear(cols, o + ow * pixel, run)
+                continue
+            for ow in range(first):
+                write_clipped(x, row, cols, o + ow * pixel, ow, s)
+            i, step = (row - s.left) * s.C, s.SW * s.C
+            for ow in range(first, last):
+                copy(x, i + ow * step, cols, o + ow * pixel, run)
+            for ow in range(last, s.OW):
+                write_clipped(x, row, cols, o + ow * pixel, ow, s)
+
+
+@inlined
+def add(source, i, target, j, n):
+    """target[j : j + n] += source[i : i + n]."""
+    v = lanes(source)
+    last = n - n % v
+    for k in range(0, last, v):
+        store(target, j + k, load(target, j + k) + load(source, i + k))
+    for k in range(last, n):
+        target[j + k] += source[i + k]
+
+
+@inlined
+def add_clipped(dcols, o, dx, row, ow, s):
+    """The part of a kernel row that lies in the image."""
+    first, last, left = inside(ow, s)
+    add(dcols, o + first * s.C, dx, (row + left + first) * s.C, (last - first) * s.C)
+
+
+@kernel
+def fold(k, dcols, dx, s):
+    """Some rows of dx, from all windows that see them."""
+    run = s.KW * s.C
+    pixel = s.KH * run
+    begin, end = unclipped(s)
+    for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
+        row = line * s.W
+        clear(dx, row * s.C, s.W * s.C)
+        for kh in range(s.KH):
+            below = line % s.H + s.top - kh
+            oh = below // s.SH
+            if oh < 0 or oh >= s.OH or oh * s.SH != below:
+                continue
+            o = (line // s.H * s.OH + oh) * s.OW * pixel + kh * run
+            for ow in range(begin):
+                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
+            i, step = (row - s.left) * s.C, s.SW * s.C
+            for ow in range(begin, end):
+                add(dcols, o + ow * pixel, dx, i + ow * step, run)
+            for ow in range(end, s.OW):
+                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
+
+
+def channel_sum(dy):
+    """(N, OH, OW, F) -> (F,)."""
+    F = dy.shape[3]
+    width = F * WIDEST // math.gcd(F, WIDEST)
+    rows = dy.size // width
+    if dy.size < FEW or rows < BLOCK:
+        return few_sums(dy)
+    parts = empty((CHUNKS, width), dy.dtype)
+    sum_rows(CHUNKS, dy.reshape(-1), rows, parts)
+    rest = dy.reshape(-1)[rows * width :].reshape(-1, F)
+    total = parts.reshape(-1, F).sum(axis=0, dtype=np.float64) + rest.sum(axis=0, dtype=np.float64)
+    return total.astype(dy.dtype)
+
+
+BLOCK = 128  # rows added up before their sum is added to the others': less rounding
+
+
+@kernel
+def sum_rows(k, dy, rows, parts):
+    """The sums of some rows: so many pixels that they fill whole registers."""
+    v, total, width = lanes(dy), parts[k], parts.shape[1]
+    clear(total, 0, width)
+    start, stop = k * rows // CHUNKS, (k + 1) * rows // CHUNKS
+    for first in range(start, stop, BLOCK):
+        last = min(first + BLOCK, stop)
+        for f in range(0, width, v):
+            part = load(dy, first * width + f)
+            for q in range(first + 1, last):
+                part = part + load(dy, q * width + f)
+            store(total, f, load(total, f) + part)

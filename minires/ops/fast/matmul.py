@@ -1,0 +1,157 @@
+"""Matrix products of NumPy's BLAS on the threads of the kernels.
+
+BLAS has threads of its own, which are in the way of ours (`blas.py`). But a product can be cut into
+blocks of rows or of columns, which know nothing of each other: each is one call of BLAS' `gemm` on
+one thread, and our threads share the blocks out as they do the parts of any kernel. Where they are
+cut depends on sizes alone, so that no bit depends on the threads.
+
+    blocks of rows       a[r0:r1] @ b
+    blocks of columns    a @ b[:, c0:c1]
+
+`gemm` is called at its address, which NumPy does not tell; it stands in the library that
+threadpoolctl finds. Where there is none (NumPy with another BLAS), NumPy multiplies.
+"""
+
+import ctypes
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from minires.ops.fast.blas import FEW, libraries, one_thread
+from minires.ops.fast.jit import PARTS, kernel
+from minires.ops.fast.simd import address
+
+MANY = 2**20  # multiply-adds from which a product is cut
+BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
+SIDE = 16  # rows or columns in a block: a multiple of that
+NAMES = "scipy_cblas_{}gemm64_", "cblas_{}gemm64_"  # with 64-bit sizes; in wheels of NumPy
+ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of the C interface to BLAS
+I1, I32 = ir.IntType(1), ir.IntType(32)
+
+
+class Blocks(NamedTuple):
+    """A product c = a @ b, or c += a @ b, in blocks."""
+
+    gemm: int  # addresses
+    a: int
+    b: int
+    a_step: int  # numbers from row to row
+    b_step: int
+    a_turned: int  # whether it is the transpose that lies in memory
+    b_turned: int
+    rows: int  # of c
+    inner: int
+    cols: int
+    adds: int
+    by_rows: int
+    count: int
+
+
+def matmul(a, b, out, adds=False):
+    """out = a @ b, or out += a @ b.
+
+    Parameters
+    ----------
+    a, b : (M, K), (K, N)
+        With rows, or else columns, of contiguous numbers.
+    out : (M, N), C-contiguous
+        All of one dtype, float32 or float64.
+    """
+    (rows, inner), cols = a.shape, b.shape[1]
+    products = rows * inner * cols
+    if products <= FEW:
+        return plain(a, b, out, adds)
+    with one_thread:
+        gemm = products >= MANY and address_of_gemm(a.dtype)
+        if not gemm:
+            return plain(a, b, out, adds)
+        (a_turned, a_step), (b_turned, b_step) = layout(a), layout(b)
+        count, by_rows = blocks(max(rows, cols)), rows >= cols
+        g = Blocks(
+            *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
+            *(rows, inner, cols, int(adds), int(by_rows), count),
+        )
+        multiply(count, out.reshape(-1), g)
+    return out
+
+
+def layout(a):
+    """Whether the columns of `a` are its lines of contiguous numbers, and the step between lines.
+
+    A line that is alone has any step; BLAS expects at least its length.
+    """
+    down, along = (stride // a.itemsize for stride in a.strides)
+    if along == 1 or a.shape[1] == 1:
+        return 0, max(down, a.shape[1])
+    return 1, max(along, a.shape[0])
+
+
+def blocks(size):
+    """How many blocks that many rows or columns are cut into: a power of two."""
+    return min(PARTS, 2 ** max(1, (size // BLOCK).bit_length() - 1))
+
+
+def plain(a, b, out, adds):
+    """By NumPy."""
+    if adds:
+        out += a @ b
+        return out
+    return np.matmul(a, b, out=out)
+
+
+@functools.cache
+def address_of_gemm(dtype):
+    """Where BLAS' matrix product for numbers of that dtype is, or None."""
+    letter = "s" if dtype == np.float32 else "d"
+    for library in libraries():
+        for name in NAMES:
+            function = getattr(library.dynlib, name.format(letter), None)
+            if function is not None:
+                return ctypes.cast(function, ctypes.c_void_p).value
+    return None
+
+
+@kernel
+def multiply(k, c, g):
+    """One block."""
+    size = g.rows if g.by_rows else g.cols
+    units = -(-size // SIDE)
+    first, last = k * units // g.count * SIDE, min(size, (k + 1) * units // g.count * SIDE)
+    if g.by_rows:
+        i = first * (1 if g.a_turned else g.a_step)
+        gemm(c, first * g.cols, i, 0, last - first, g.cols, g)
+    else:
+        j = first * (g.b_step if g.b_turned else 1)
+        gemm(c, first, 0, j, g.rows, last - first, g)
+
+
+@intrinsic
+def gemm(typing, c, o, i, j, rows, cols, g):
+    """c[o ...] = a[i ...] @ b[j ...]: one call of BLAS."""
+
+    def emit(context, build, signature, values):
+        array, o, i, j, rows, cols, g = values
+        number = context.get_value_type(c.dtype)
+        pointer, g = number.as_pointer(), Blocks(*cgutils.unpack_tuple(build, g))
+
+        def turned(flag):
+            return build.select(build.trunc(flag, I1), I32(TRANSPOSED), I32(AS_IT_IS))
+
+        def at(start, offset):
+            return build.gep(build.inttoptr(start, pointer), [offset])
+
+        one, zero = ir.Constant(number, 1.0), ir.Constant(number, 0.0)
+        given = [I32(ROW_MAJOR), turned(g.a_turned), turned(g.b_turned), rows, cols, g.inner, one]
+        given += [at(g.a, i), g.a_step, at(g.b, j), g.b_step]
+        given += [build.select(build.trunc(g.adds, I1), one, zero)]
+        given += [address(context, build, signature.args[0], array, o), g.cols]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+        build.call(build.inttoptr(g.gemm, kind.as_pointer()), given)
+        return context.get_dummy_value()
+
+    return types.void(c, *[types.intp] * 5, g), emit
