@@ -60,29 +60,29 @@ class OneThread:
 
     def __enter__(self):
         with self.lock:
-            if self.inside == 0:
-                self.before = [tell() for tell, _ in switches()]
-                self.set([1] * len(self.before))
             self.inside += 1
+            if self.inside == 1:
+                self.before = [(put, n) for tell, put in switches() if (n := tell()) != 1]
+                for put, _ in self.before:
+                    put(1)
 
     def __exit__(self, *_):
         with self.lock:
             self.inside -= 1
             if self.inside == 0:
-                self.set(self.before)
+                self.give_back()
 
-    def set(self, counts):
-        """Numbers of threads, for those that have another."""
-        for (_, put), count, before in zip(switches(), counts, self.before, strict=True):
-            if before != 1:
-                put(count)
+    def give_back(self):
+        """As many threads as before, to the libraries that had several."""
+        for put, n in self.before:
+            put(n)
 
     def after_fork(self):
         """What other threads were doing ends with the fork: the lock, and products under way."""
         self.lock = threading.Lock()
         if self.inside:
             self.inside = 0
-            self.set(self.before)
+            self.give_back()
 
 
 one_thread, as_it_is = OneThread(), contextlib.nullcontext()
@@ -94,4 +94,4 @@ if hasattr(os, "register_at_fork"):
 
 def calm(products):
     """A context for that many multiply-adds."""
-    return one_thread if FEW < products < MANY else as_it_is
+    return one_thread if products > FEW else as_it_is

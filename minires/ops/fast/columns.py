@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minires.ops.fast.blas import calm
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.matmul import matmul
 from minires.ops.fast.memory import empty
@@ -26,16 +27,17 @@ from minires.ops.reference.conv import pad
 from minires.ops.reference.sums import channel_sum as few_sums
 
 GROUP = 2**19  # numbers in the columns of a group of images
-RUNS, LITTLE = 2**9, 2**14  # copies of a kernel row, and numbers, up to which NumPy is faster
-MANY, LINE = 2**11, 16  # such copies, and lines of numbers, from which threads share them
+RUNS, LITTLE = 2**11, 2**15 - 2**8  # copies of a kernel row, and numbers, up to which NumPy is faster
+MANY, LINE = 2**10, 16  # such copies, and lines of numbers, from which threads share them
 
 
 def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
-    for images in groups(x.shape, window):
-        matmul(columns(x[images], window), w, y[images].reshape(-1, F))
+    with calm(y.size * len(w)):
+        for images in groups(y, w):
+            matmul(columns(x[images], window), w, y[images].reshape(-1, F))
     if bias is not None:
         y += bias
     return y
@@ -44,38 +46,39 @@ def forward(x, weight, bias, window):
 def backward(x, weight, dy, window):
     """dx, dweight and dbias."""
     F = weight.shape[3]
-    dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty((weight.size // F, F), x.dtype)
-    for images in groups(x.shape, window):
-        cols, g = columns(x[images], window), dy[images].reshape(-1, F)
-        matmul(cols.T, g, dw, adds=images.start > 0)
-        if pointwise(window):
-            matmul(g, w.T, dx[images].reshape(-1, x.shape[3]))
-        else:
-            add_back(matmul(g, w.T, cols), dx[images], window)
-    return dx, dw.reshape(weight.shape), channel_sum(dy)
+    dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty(weight.shape, x.dtype)
+    with calm(dy.size * len(w)):
+        for images in groups(dy, w):
+            cols, g = columns(x[images], window), dy[images].reshape(-1, F)
+            matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
+            if pointwise(window):
+                matmul(g, w.T, dx[images].reshape(-1, x.shape[3]))
+            else:
+                dcols = empty((len(g), len(w)), x.dtype)
+                add_back(matmul(g, w.T, dcols), dx[images], window)
+    return dx, dw, channel_sum(dy)
 
 
 def weight_gradient(x, dy, window):
     """dweight and dbias."""
     C, F = x.shape[3], dy.shape[3]
-    dw = empty((math.prod(window.kernel) * C, F), x.dtype)
-    for images in groups(x.shape, window):
+    dw = empty((*window.kernel, C, F), x.dtype)
+    for images in groups(dy, dw.reshape(-1, F)):
         cols, g = columns(x[images], window), dy[images].reshape(-1, F)
-        matmul(cols.T, g, dw, adds=images.start > 0)
-    return dw.reshape(*window.kernel, C, F), channel_sum(dy)
+        matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
+    return dw, channel_sum(dy)
+
+
+def groups(y, w):
+    """Slices of the images, with about GROUP numbers in the columns of each."""
+    N, F = len(y), y.shape[3]
+    count = min(N, y.size // F * len(w) // GROUP + 1)
+    return [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
 
 
 def pointwise(window):
     """Whether the columns are the image itself."""
     return window.kernel == window.stride == (1, 1) and window.padding == ((0, 0), (0, 0))
-
-
-def groups(shape, window):
-    """Slices of the images, with about GROUP numbers in the columns of each."""
-    N = shape[0]
-    image = math.prod(window.out) * math.prod(window.kernel) * shape[3]
-    count = min(N, -(-N * image // GROUP))
-    return [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
 
 
 def columns(x, window):
@@ -104,6 +107,10 @@ def windows(x, window):
 
 def add_back(dcols, dx, window):
     """The transpose of `columns`: dx = the sum of what the windows of a pixel have for it."""
+    if len(dcols) <= RUNS and window.kernel == (1, 1) and window.padding == ((0, 0), (0, 0)):
+        dx[...] = 0
+        windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
+        return
     runs = dcols.size // (window.kernel[1] * dx.shape[3])
     run = fold.alone if runs + dcols.size // LINE < MANY else fold
     run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))

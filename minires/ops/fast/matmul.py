@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minires.ops.fast.blas import FEW, libraries, one_thread
+from minires.ops.fast.blas import libraries
 from minires.ops.fast.jit import PARTS, kernel
 from minires.ops.fast.simd import address
 
@@ -53,7 +53,7 @@ class Blocks(NamedTuple):
 
 
 def matmul(a, b, out, adds=False):
-    """out = a @ b, or out += a @ b.
+    """out = a @ b, or out += a @ b, in a context in which BLAS is `calm`.
 
     Parameters
     ----------
@@ -63,20 +63,16 @@ def matmul(a, b, out, adds=False):
         All of one dtype, float32 or float64.
     """
     (rows, inner), cols = a.shape, b.shape[1]
-    products = rows * inner * cols
-    if products <= FEW:
+    gemm = rows * inner * cols >= MANY and address_of_gemm(a.dtype)
+    if not gemm:
         return plain(a, b, out, adds)
-    with one_thread:
-        gemm = products >= MANY and address_of_gemm(a.dtype)
-        if not gemm:
-            return plain(a, b, out, adds)
-        (a_turned, a_step), (b_turned, b_step) = layout(a), layout(b)
-        count, by_rows = blocks(max(rows, cols)), rows >= cols
-        g = Blocks(
-            *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
-            *(rows, inner, cols, int(adds), int(by_rows), count),
-        )
-        multiply(count, out.reshape(-1), g)
+    (a_turned, a_step), (b_turned, b_step) = layout(a), layout(b)
+    count, by_rows = blocks(max(rows, cols)), rows >= cols
+    g = Blocks(
+        *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
+        *(rows, inner, cols, int(adds), int(by_rows), count),
+    )
+    multiply(count, out.reshape(-1), g)
     return out
 
 
@@ -101,7 +97,7 @@ def plain(a, b, out, adds):
     if adds:
         out += a @ b
         return out
-    return np.matmul(a, b, out=out)
+    return np.dot(a, b, out)
 
 
 @functools.cache
