@@ -1,65 +1,88 @@
-"""Whether the direct kernels or the reference's matrix product are faster for a convolution.
+"""Whether a convolution is faster by the tiles of `direct.py` or by BLAS on `columns.py`.
 
-The kernels lose where their registers would be half empty (few filters, a 2x2 image), where weights
+The tiles lose where their registers would be half empty (few filters, a 2x2 image), where weights
 are many and pixels few, so that packing them takes longer than using them, and where there is so
-little to do that Python is the larger part. The reference loses where its products stay on one
-thread for the sake of the kernels that follow (`blas.py`); where they do not it must be clearly
-faster to be called. It loses where its columns are large, and where the runs that it
-copies them in are short. In between a model of both decides, in microseconds: a sum over amounts of
-work with fixed prices.
+little to do that calls are the larger part. BLAS loses where its matrices are narrow, and where
+the runs that the columns are copied in are short. So a model of both decides, in microseconds: a
+sum over amounts of work with fixed prices.
 
-The prices are a fit (non-negative least squares, relative errors) to 230 random convolutions: 1 to
+The prices are a fit (non-negative least squares, relative errors) to 287 random convolutions: 1 to
 256 images of up to 57x57, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32,
-2 threads, AMD EPYC (Zen 4), 2026-11. Half of its estimates are within a quarter of the measurement.
-The script of the fit is not kept, and the price of a phase and the margins were set by hand since;
+2 threads, AMD EPYC (Zen 4), 2026-11-30. What it chose took 1.02 (forward) and 1.05 (gradients)
+times as long as the faster way in the mean. The script of the fit is not kept;
 `python -m benchmarks.shapes` shows how well the choice does. On another machine both sides scale
 much alike, and where it errs the two are often near each other.
 """
 
 import math
+from typing import NamedTuple
 
 from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
-from minires.ops.fast.blas import FEW, MANY
+from minires.ops.fast.columns import MANY, lone_taps
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-SMALL_DOUBT = 1.15  # where there is little to do, nearly all of it Python
-LOUD = 1.05  # how much faster BLAS's threads must be, which then get in the way of the kernels'
+DOUBT = 1.1  # how much faster the tiles' gradients must be by the model, which errs more on them
+NARROW = 64  # lines of a matrix below which each costs BLAS more
+SPILL = 2**15  # numbers from which columns are written by several threads
 
 
 def forward_pays(x_shape, w_shape, window, itemsize):
-    """Whether the direct kernel's forward is faster."""
-    pixels, runs, columns = amounts(x_shape, window, w_shape[2])
-    products = math.prod(w_shape) * pixels
-    outputs = pixels * w_shape[3]
-    wide = products * busy(w_shape[3]) / used_rows(x_shape, w_shape, window, itemsize)
-    wide *= threads_share(products) * itemsize / 4
-    kernel = 19 + 3.3e-4 * math.prod(w_shape) + 2.0e-5 * wide
-    kernel += 1.0e-4 * math.prod(x_shape) + 1.2e-4 * outputs
-    matrix = 13.5 + 3.7e-3 * runs + 3.7e-4 * columns + 3.3e-4 * outputs
-    matrix += 1.2e-5 * products * blas_threads(products)
-    return kernel * doubt(products) < matrix
+    """Whether the tiles' forward is faster."""
+    n = amounts(x_shape, w_shape, window, itemsize)
+    wide = n.products * busy(n.filters) / used_rows(x_shape, w_shape, window, itemsize)
+    tiles = 16 + 3.9e-4 * n.weights + 1.8e-5 * wide + 1.3e-4 * wide / min(n.taps, NARROW)
+    tiles += 6.2e-5 * n.inputs + 1.1e-5 * n.outputs + 2.2e-3 * n.pixels * n.share
+    blas = 8.3 + 5.5e-3 * n.runs + 2.5e-4 * n.columns + 1.9e-5 * n.products
+    blas += n.products * (
+        2.8e-5 / min(n.filters, NARROW)
+        + 9.9e-5 / min(n.taps, NARROW)
+        + 1.0e-4 / min(n.pixels, NARROW)
+    )
+    return tiles < blas
 
 
 def backward_pays(x_shape, w_shape, window, itemsize):
-    """Whether the direct kernels' gradients are faster."""
-    pixels, runs, columns = amounts(x_shape, window, w_shape[2])
-    products, weights = math.prod(w_shape) * pixels, math.prod(w_shape)
-    outputs, phases = pixels * w_shape[3], math.prod(window.stride)
-    wide = products * (busy(w_shape[2]) + busy(w_shape[3])) / 2
-    wide *= threads_share(products) * itemsize / 4
-    kernel = 44 + 8 * phases + 2.1e-3 * weights + 3.1e-5 * wide
-    kernel += 3.7e-4 * math.prod(x_shape) + 2.6e-4 * outputs
-    matrix = 22 + 1.4e-2 * runs + 1.6e-3 * columns + 6.2e-4 * outputs
-    matrix += 2.6e-5 * products * blas_threads(products)
-    return kernel * doubt(products) < matrix
+    """Whether the tiles' gradients are faster."""
+    n = amounts(x_shape, w_shape, window, itemsize)
+    C, idle = x_shape[3], busy(x_shape[3])
+    tiles = 41 + 0.66 * math.prod(window.stride) + 2.8e-3 * n.weights
+    tiles += n.products * (2.8e-5 * busy(n.filters) + 1.1e-5 * idle)
+    tiles += 1.1e-4 * n.inputs * (1 + idle) + 2.5e-4 * n.outputs
+    tiles += n.pixels * n.share * (6.4e-4 + 1.6e-5 * n.taps * idle)
+    blas = 20 + 1.8e-2 * n.runs + 6.6e-4 * n.columns + 4.5e-4 * n.outputs + 1.1e-4 * n.inputs
+    blas += 5.8e-4 * n.weights + n.products * (4.2e-5 + 4.6e-5 / min(n.pixels, NARROW))
+    return tiles * DOUBT < blas
 
 
-def amounts(x_shape, window, C):
-    """Output pixels; runs of contiguous numbers and numbers in the columns, if they are written."""
-    pixels = x_shape[0] * math.prod(window.out)
-    if window.kernel == (1, 1) and window.stride == (1, 1):
-        return pixels, 0, 0
-    return pixels, pixels * window.kernel[0], pixels * math.prod(window.kernel) * C
+class Amounts(NamedTuple):
+    """Of what there is how much in a convolution."""
+
+    pixels: int  # of the output
+    taps: int
+    filters: int
+    weights: int
+    inputs: int
+    outputs: int
+    share: float  # of the work that one thread does
+    products: float  # that one thread computes; in float32, or as many more as they take longer
+    runs: float  # of numbers that are copied into the columns, if there are any, by one thread
+    columns: float  # numbers in them
+
+
+def amounts(x_shape, w_shape, window, itemsize):
+    """The Amounts."""
+    weights, filters, pixels = math.prod(w_shape), w_shape[3], x_shape[0] * math.prod(window.out)
+    taps, products = weights // filters, weights * pixels
+    runs, columns = pixels * window.kernel[0], pixels * taps
+    if lone_taps(window) and window.stride == (1, 1):
+        runs = columns = 0
+    share = 1 if products < LITTLE else 1 / 2
+    return Amounts(
+        *(pixels, taps, filters, weights, math.prod(x_shape), pixels * filters, share),
+        products=products * share * itemsize / 4,
+        runs=runs if runs < 2 * MANY else runs / 2 + MANY,
+        columns=columns if columns < SPILL else columns / 2,
+    )
 
 
 def busy(n):
@@ -75,18 +98,3 @@ def used_rows(x_shape, w_shape, window, itemsize):
     y_shape = N, *window.out, w_shape[3]
     s = steps((N, H, W, w_shape[2]), window.kernel, y_shape, window.stride, place, itemsize)
     return 1 - idle_rows((s.OW, s.band, s.group)[s.axis])
-
-
-def doubt(products):
-    """By how much the kernel must be ahead: it must not be chosen for what the model errs by."""
-    return 1 / LOUD if products >= MANY else 1 if products >= LITTLE else SMALL_DOUBT
-
-
-def blas_threads(products):
-    """How much slower the matrix product is on the one thread that `blas.py` leaves it."""
-    return 2 if FEW < products < MANY else 1
-
-
-def threads_share(products):
-    """Little work stays on one thread."""
-    return 1 if products < LITTLE else 1 / 2

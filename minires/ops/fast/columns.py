@@ -27,8 +27,9 @@ from minires.ops.reference.conv import pad
 from minires.ops.reference.sums import channel_sum as few_sums
 
 GROUP = 2**19  # numbers in the columns of a group of images
-RUNS, LITTLE = 2**11, 2**15 - 2**8  # copies of a kernel row, and numbers, up to which NumPy is faster
-MANY, LINE = 2**10, 16  # such copies, and lines of numbers, from which threads share them
+PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
+RUNS, LITTLE = 2**9, 2**15 - 2**8  # copies of a kernel row, and numbers, up to which NumPy is faster
+MANY, LINE = 2**11, 16  # such copies, and lines of numbers, from which threads share them
 
 
 def forward(x, weight, bias, window):
@@ -51,7 +52,7 @@ def backward(x, weight, dy, window):
         for images in groups(dy, w):
             cols, g = columns(x[images], window), dy[images].reshape(-1, F)
             matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
-            if pointwise(window):
+            if lone_taps(window) and window.stride == (1, 1):
                 matmul(g, w.T, dx[images].reshape(-1, x.shape[3]))
             else:
                 dcols = empty((len(g), len(w)), x.dtype)
@@ -63,32 +64,40 @@ def weight_gradient(x, dy, window):
     """dweight and dbias."""
     C, F = x.shape[3], dy.shape[3]
     dw = empty((*window.kernel, C, F), x.dtype)
-    for images in groups(dy, dw.reshape(-1, F)):
-        cols, g = columns(x[images], window), dy[images].reshape(-1, F)
-        matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
+    with calm(dy.size // F * dw.size):
+        for images in groups(dy, dw.reshape(-1, F)):
+            cols, g = columns(x[images], window), dy[images].reshape(-1, F)
+            matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
     return dw, channel_sum(dy)
 
 
 def groups(y, w):
-    """Slices of the images, with about GROUP numbers in the columns of each."""
-    N, F = len(y), y.shape[3]
-    count = min(N, y.size // F * len(w) // GROUP + 1)
+    """Slices of the images, with some GROUP numbers in the columns of each, or PIXELS rows."""
+    N, pixels = len(y), y.size // y.shape[3]
+    count = min(N, pixels * len(w) // GROUP + 1, pixels // PIXELS + 1)
     return [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
 
 
-def pointwise(window):
-    """Whether the columns are the image itself."""
-    return window.kernel == window.stride == (1, 1) and window.padding == ((0, 0), (0, 0))
+def lone_taps(window):
+    """Whether windows are single pixels of the image."""
+    return window.kernel == (1, 1) and window.padding == ((0, 0), (0, 0))
+
+
+def even_pixels(shape, window):
+    """Whether the columns are pixels of the image at a constant distance, which BLAS can step."""
+    N, H, W, _ = shape
+    (SH, SW), (OH, OW) = window.stride, window.out
+    rows_follow = OH == 1 or SH * W == OW * SW
+    return lone_taps(window) and rows_follow and (N == 1 or H * W == OH * OW * SW)
 
 
 def columns(x, window):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
-    N, C = len(x), x.shape[3]
-    shape = N * math.prod(window.out), math.prod(window.kernel) * C
+    shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs = shape[0] * window.kernel[0]
-    unpadded = window.padding == ((0, 0), (0, 0))
-    if runs <= RUNS and math.prod(shape) <= LITTLE or unpadded and window.kernel == (1, 1):
-        return windows(pad(x, window.padding), window).reshape(shape)
+    x = pad(x, window.padding)
+    if runs <= RUNS and math.prod(shape) <= LITTLE or even_pixels(x.shape, window):
+        return windows(x, window).reshape(shape)
     cols = empty(shape, x.dtype)
     run = write_columns.alone if runs + cols.size // LINE < MANY else write_columns
     run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
@@ -107,17 +116,22 @@ def windows(x, window):
 
 def add_back(dcols, dx, window):
     """The transpose of `columns`: dx = the sum of what the windows of a pixel have for it."""
-    if len(dcols) <= RUNS and window.kernel == (1, 1) and window.padding == ((0, 0), (0, 0)):
+    if len(dcols) <= RUNS and lone_taps(window):
         dx[...] = 0
         windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
         return
-    runs = dcols.size // (window.kernel[1] * dx.shape[3])
+    (N, H, W, C), ((top, bottom), (left, right)) = dx.shape, window.padding
+    whole = not (top or bottom or left or right)
+    bordered = dx if whole else empty((N, top + H + bottom, left + W + right, C), dx.dtype)
+    runs = 2 * dcols.size // (window.kernel[1] * C)
     run = fold.alone if runs + dcols.size // LINE < MANY else fold
-    run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))
+    run(PARTS, dcols.reshape(-1), bordered.reshape(-1), seen(bordered.shape, window))
+    if not whole:
+        dx[...] = bordered[:, top : top + H, left : left + W]
 
 
 class Seen(NamedTuple):
-    """Images and the windows on them."""
+    """Images with their border, and the windows on them."""
 
     N: int
     H: int
@@ -127,39 +141,13 @@ class Seen(NamedTuple):
     KW: int
     SH: int
     SW: int
-    top: int
-    left: int
     OH: int
     OW: int
 
 
 def seen(shape, window):
     """Their sizes."""
-    (top, _), (left, _) = window.padding
-    return Seen(*shape, *window.kernel, *window.stride, top, left, *window.out)
-
-
-@inlined
-def inside(ow, s):
-    """The taps (first, last) of a window that lie in the image, and the column of tap 0."""
-    left = ow * s.SW - s.left
-    first = max(0, -left)
-    return first, max(first, min(s.KW, s.W - left)), left
-
-
-@inlined
-def unclipped(s):
-    """The windows (first, last) of a row that have all their taps in the image."""
-    first = min(s.OW, (s.left + s.SW - 1) // s.SW)
-    return first, max(first, min(s.OW, (s.W + s.left - s.KW + s.SW) // s.SW))
-
-
-@inlined
-def write_clipped(x, row, cols, o, ow, s):
-    """A kernel row that hangs over the image at its left, its right or both."""
-    first, last, left = inside(ow, s)
-    clear(cols, o, s.KW * s.C)
-    copy(x, (row + left + first) * s.C, cols, o + first * s.C, (last - first) * s.C)
+    return Seen(*shape, *window.kernel, *window.stride, *window.out)
 
 
 @kernel
@@ -167,22 +155,12 @@ def write_columns(k, x, cols, s):
     """The columns of some rows of output pixels."""
     run = s.KW * s.C
     pixel = s.KH * run
-    first, last = unclipped(s)
     for line in range(k * s.N * s.OH // PARTS, (k + 1) * s.N * s.OH // PARTS):
         for kh in range(s.KH):
-            h, o = line % s.OH * s.SH - s.top + kh, line * s.OW * pixel + kh * run
-            row = (line // s.OH * s.H + h) * s.W
-            if h < 0 or h >= s.H:
-                for ow in range(s.OW):
-                    clear(cols, o + ow * pixel, run)
-                continue
-            for ow in range(first):
-                write_clipped(x, row, cols, o + ow * pixel, ow, s)
-            i, step = (row - s.left) * s.C, s.SW * s.C
-            for ow in range(first, last):
-                copy(x, i + ow * step, cols, o + ow * pixel, run)
-            for ow in range(last, s.OW):
-                write_clipped(x, row, cols, o + ow * pixel, ow, s)
+            i = (line // s.OH * s.H + line % s.OH * s.SH + kh) * s.W * s.C
+            o = line * s.OW * pixel + kh * run
+            for ow in range(s.OW):
+                copy(x, i + ow * s.SW * s.C, cols, o + ow * pixel, run)
 
 
 @inlined
@@ -196,35 +174,20 @@ def add(source, i, target, j, n):
         target[j + k] += source[i + k]
 
 
-@inlined
-def add_clipped(dcols, o, dx, row, ow, s):
-    """The part of a kernel row that lies in the image."""
-    first, last, left = inside(ow, s)
-    add(dcols, o + first * s.C, dx, (row + left + first) * s.C, (last - first) * s.C)
-
-
 @kernel
 def fold(k, dcols, dx, s):
-    """Some rows of dx, from all windows that see them."""
+    """Some rows of dx with its border, from all windows that see them."""
     run = s.KW * s.C
-    pixel = s.KH * run
-    begin, end = unclipped(s)
+    pixel, row = s.KH * run, s.W * s.C
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
-        row = line * s.W
-        clear(dx, row * s.C, s.W * s.C)
+        clear(dx, line * row, row)
         for kh in range(s.KH):
-            below = line % s.H + s.top - kh
+            below = line % s.H - kh
             oh = below // s.SH
-            if oh < 0 or oh >= s.OH or oh * s.SH != below:
-                continue
-            o = (line // s.H * s.OH + oh) * s.OW * pixel + kh * run
-            for ow in range(begin):
-                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
-            i, step = (row - s.left) * s.C, s.SW * s.C
-            for ow in range(begin, end):
-                add(dcols, o + ow * pixel, dx, i + ow * step, run)
-            for ow in range(end, s.OW):
-                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
+            if 0 <= oh < s.OH and oh * s.SH == below:
+                o = (line // s.H * s.OH + oh) * s.OW * pixel + kh * run
+                for ow in range(s.OW):
+                    add(dcols, o + ow * pixel, dx, line * row + ow * s.SW * s.C, run)
 
 
 def channel_sum(dy):
