@@ -28,7 +28,7 @@ from minires.ops.reference.sums import channel_sum as few_sums
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
-RUNS, LITTLE = 2**9, 2**15 - 2**8  # copies of a kernel row, and numbers, up to which NumPy is faster
+RUNS, LITTLE = 2**11, 2**15 - 2**8  # copies of a kernel row, and numbers, up to which NumPy is faster
 MANY, LINE = 2**11, 16  # such copies, and lines of numbers, from which threads share them
 
 
@@ -95,9 +95,8 @@ def columns(x, window):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs = shape[0] * window.kernel[0]
-    x = pad(x, window.padding)
     if runs <= RUNS and math.prod(shape) <= LITTLE or even_pixels(x.shape, window):
-        return windows(x, window).reshape(shape)
+        return windows(pad(x, window.padding), window).reshape(shape)
     cols = empty(shape, x.dtype)
     run = write_columns.alone if runs + cols.size // LINE < MANY else write_columns
     run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
@@ -120,18 +119,13 @@ def add_back(dcols, dx, window):
         dx[...] = 0
         windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
         return
-    (N, H, W, C), ((top, bottom), (left, right)) = dx.shape, window.padding
-    whole = not (top or bottom or left or right)
-    bordered = dx if whole else empty((N, top + H + bottom, left + W + right, C), dx.dtype)
-    runs = 2 * dcols.size // (window.kernel[1] * C)
+    runs = 2 * dcols.size // (window.kernel[1] * dx.shape[3])
     run = fold.alone if runs + dcols.size // LINE < MANY else fold
-    run(PARTS, dcols.reshape(-1), bordered.reshape(-1), seen(bordered.shape, window))
-    if not whole:
-        dx[...] = bordered[:, top : top + H, left : left + W]
+    run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))
 
 
 class Seen(NamedTuple):
-    """Images with their border, and the windows on them."""
+    """Images and the windows on them."""
 
     N: int
     H: int
@@ -141,13 +135,39 @@ class Seen(NamedTuple):
     KW: int
     SH: int
     SW: int
+    top: int
+    left: int
     OH: int
     OW: int
 
 
 def seen(shape, window):
     """Their sizes."""
-    return Seen(*shape, *window.kernel, *window.stride, *window.out)
+    (top, _), (left, _) = window.padding
+    return Seen(*shape, *window.kernel, *window.stride, top, left, *window.out)
+
+
+@inlined
+def inside(ow, s):
+    """The taps (first, last) of a window that lie in the image, and the column of tap 0."""
+    left = ow * s.SW - s.left
+    first = max(0, -left)
+    return first, max(first, min(s.KW, s.W - left)), left
+
+
+@inlined
+def unclipped(s):
+    """The windows (first, last) of a row that have all their taps in the image."""
+    first = min(s.OW, (s.left + s.SW - 1) // s.SW)
+    return first, max(first, min(s.OW, (s.W + s.left - s.KW + s.SW) // s.SW))
+
+
+@inlined
+def write_clipped(x, row, cols, o, ow, s):
+    """A kernel row that hangs over the image at its left, its right or both."""
+    first, last, left = inside(ow, s)
+    clear(cols, o, s.KW * s.C)
+    copy(x, (row + left + first) * s.C, cols, o + first * s.C, (last - first) * s.C)
 
 
 @kernel
@@ -155,12 +175,22 @@ def write_columns(k, x, cols, s):
     """The columns of some rows of output pixels."""
     run = s.KW * s.C
     pixel = s.KH * run
+    first, last = unclipped(s)
     for line in range(k * s.N * s.OH // PARTS, (k + 1) * s.N * s.OH // PARTS):
         for kh in range(s.KH):
-            i = (line // s.OH * s.H + line % s.OH * s.SH + kh) * s.W * s.C
-            o = line * s.OW * pixel + kh * run
-            for ow in range(s.OW):
-                copy(x, i + ow * s.SW * s.C, cols, o + ow * pixel, run)
+            h, o = line % s.OH * s.SH - s.top + kh, line * s.OW * pixel + kh * run
+            row = (line // s.OH * s.H + h) * s.W
+            if h < 0 or h >= s.H:
+                for ow in range(s.OW):
+                    clear(cols, o + ow * pixel, run)
+                continue
+            for ow in range(first):
+                write_clipped(x, row, cols, o + ow * pixel, ow, s)
+            i, step = (row - s.left) * s.C, s.SW * s.C
+            for ow in range(first, last):
+                copy(x, i + ow * step, cols, o + ow * pixel, run)
+            for ow in range(last, s.OW):
+                write_clipped(x, row, cols, o + ow * pixel, ow, s)
 
 
 @inlined
@@ -174,20 +204,35 @@ def add(source, i, target, j, n):
         target[j + k] += source[i + k]
 
 
+@inlined
+def add_clipped(dcols, o, dx, row, ow, s):
+    """The part of a kernel row that lies in the image."""
+    first, last, left = inside(ow, s)
+    add(dcols, o + first * s.C, dx, (row + left + first) * s.C, (last - first) * s.C)
+
+
 @kernel
 def fold(k, dcols, dx, s):
-    """Some rows of dx with its border, from all windows that see them."""
+    """Some rows of dx, from all windows that see them."""
     run = s.KW * s.C
-    pixel, row = s.KH * run, s.W * s.C
+    pixel = s.KH * run
+    begin, end = unclipped(s)
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
-        clear(dx, line * row, row)
+        row = line * s.W
+        clear(dx, row * s.C, s.W * s.C)
         for kh in range(s.KH):
-            below = line % s.H - kh
+            below = line % s.H + s.top - kh
             oh = below // s.SH
-            if 0 <= oh < s.OH and oh * s.SH == below:
-                o = (line // s.H * s.OH + oh) * s.OW * pixel + kh * run
-                for ow in range(s.OW):
-                    add(dcols, o + ow * pixel, dx, line * row + ow * s.SW * s.C, run)
+            if oh < 0 or oh >= s.OH or oh * s.SH != below:
+                continue
+            o = (line // s.H * s.OH + oh) * s.OW * pixel + kh * run
+            for ow in range(begin):
+                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
+            i, step = (row - s.left) * s.C, s.SW * s.C
+            for ow in range(begin, end):
+                add(dcols, o + ow * pixel, dx, i + ow * step, run)
+            for ow in range(end, s.OW):
+                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
 
 
 def channel_sum(dy):
