@@ -94,4 +94,4 @@ if hasattr(os, "register_at_fork"):
 
 def calm(products):
     """A context for that many multiply-adds."""
-    return one_thread if products > FEW else as_it_is
+    return one_thread if FEW < products < MANY else as_it_is

@@ -8,10 +8,11 @@ sum over amounts of work with fixed prices.
 
 The prices are a fit (non-negative least squares, relative errors) to 287 random convolutions: 1 to
 256 images of up to 57x57, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32,
-2 threads, AMD EPYC (Zen 4), 2026-11-30. What it chose took 1.02 (forward) and 1.05 (gradients)
-times as long as the faster way in the mean. The script of the fit is not kept;
-`python -m benchmarks.shapes` shows how well the choice does. On another machine both sides scale
-much alike, and where it errs the two are often near each other.
+2 threads, AMD EPYC (Zen 4), 2026-11-30. The tiles' were then multiplied by 0.95 (forward) and 1.15
+(gradients), with which the fewest were chosen wrongly: what is chosen takes 1.01 and 1.04 times as
+long as the faster way in the mean. The script of the fit is not kept; `python -m benchmarks.shapes`
+shows how well the choice does. On another machine both sides scale much alike, and where it errs
+the two are often near each other.
 """
 
 import math
@@ -21,7 +22,6 @@ from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
 from minires.ops.fast.columns import MANY, lone_taps
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-DOUBT = 1.1  # how much faster the tiles' gradients must be by the model, which errs more on them
 NARROW = 64  # lines of a matrix below which each costs BLAS more
 SPILL = 2**15  # numbers from which columns are written by several threads
 
@@ -30,28 +30,24 @@ def forward_pays(x_shape, w_shape, window, itemsize):
     """Whether the tiles' forward is faster."""
     n = amounts(x_shape, w_shape, window, itemsize)
     wide = n.products * busy(n.filters) / used_rows(x_shape, w_shape, window, itemsize)
-    tiles = 16 + 3.9e-4 * n.weights + 1.8e-5 * wide + 1.3e-4 * wide / min(n.taps, NARROW)
-    tiles += 6.2e-5 * n.inputs + 1.1e-5 * n.outputs + 2.2e-3 * n.pixels * n.share
-    blas = 8.3 + 5.5e-3 * n.runs + 2.5e-4 * n.columns + 1.9e-5 * n.products
-    blas += n.products * (
-        2.8e-5 / min(n.filters, NARROW)
-        + 9.9e-5 / min(n.taps, NARROW)
-        + 1.0e-4 / min(n.pixels, NARROW)
-    )
+    tiles = 15 + 3.5e-4 * n.weights + 1.7e-5 * wide + 1.2e-4 * wide / min(n.taps, NARROW)
+    tiles += 5.7e-5 * n.inputs + 8.4e-6 * n.outputs + 2.1e-3 * n.pixels * n.share
+    blas = 8.4 + 5.6e-3 * n.runs + 2.5e-4 * n.columns + 1.8e-5 * n.products
+    for lines, price in (n.filters, 2.8e-5), (n.taps, 8.1e-5), (n.pixels, 1.1e-4):
+        blas += price * n.products / min(lines, NARROW)
     return tiles < blas
 
 
 def backward_pays(x_shape, w_shape, window, itemsize):
     """Whether the tiles' gradients are faster."""
     n = amounts(x_shape, w_shape, window, itemsize)
-    C, idle = x_shape[3], busy(x_shape[3])
-    tiles = 41 + 0.66 * math.prod(window.stride) + 2.8e-3 * n.weights
-    tiles += n.products * (2.8e-5 * busy(n.filters) + 1.1e-5 * idle)
-    tiles += 1.1e-4 * n.inputs * (1 + idle) + 2.5e-4 * n.outputs
-    tiles += n.pixels * n.share * (6.4e-4 + 1.6e-5 * n.taps * idle)
-    blas = 20 + 1.8e-2 * n.runs + 6.6e-4 * n.columns + 4.5e-4 * n.outputs + 1.1e-4 * n.inputs
-    blas += 5.8e-4 * n.weights + n.products * (4.2e-5 + 4.6e-5 / min(n.pixels, NARROW))
-    return tiles * DOUBT < blas
+    idle = busy(x_shape[3])
+    tiles = 47 + 0.85 * math.prod(window.stride) + 2.8e-3 * n.weights + 2.2e-4 * n.outputs
+    tiles += n.products * (3.1e-5 * busy(n.filters) + 1.4e-5 * idle)
+    tiles += n.inputs * (1.2e-4 + 1.4e-4 * idle) + 2.1e-5 * n.pixels * n.share * n.taps * idle
+    blas = 21 + 1.9e-2 * n.runs + 6.1e-4 * n.columns + 3.8e-4 * n.outputs + 9.1e-5 * n.inputs
+    blas += 2.7e-4 * n.weights + n.products * (3.8e-5 + 4.0e-4 / min(n.pixels, NARROW))
+    return tiles < blas
 
 
 class Amounts(NamedTuple):

@@ -13,13 +13,14 @@ Little work is left to NumPy on the calling thread, without the checks of its `a
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from minires.ops.fast.blas import calm
+from minires.checks import expect_array
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
-from minires.ops.fast.matmul import matmul
+from minires.ops.fast.matmul import alone, matmul
 from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import FEW, WIDEST, clear, copy
 from minires.ops.fast.simd import lanes, load, store
@@ -28,15 +29,20 @@ from minires.ops.reference.sums import channel_sum as few_sums
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
-RUNS, LITTLE = 2**11, 2**15 - 2**8  # copies of a kernel row, and numbers, up to which NumPy is faster
-MANY, LINE = 2**11, 16  # such copies, and lines of numbers, from which threads share them
+RUNS, LITTLE = (
+    2**11,
+    2**15 - 2**8,
+)  # copies of a kernel row, and numbers, up to which NumPy is faster
+MANY, LINE = 2**11, 16  # kernel rows, and lines of so many numbers, that threads share
 
 
 def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
+    if bias is not None:
+        checked(bias, weight)
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
-    with calm(y.size * len(w)):
+    with alone(y.size * len(w)):
         for images in groups(y, w):
             matmul(columns(x[images], window), w, y[images].reshape(-1, F))
     if bias is not None:
@@ -44,11 +50,22 @@ def forward(x, weight, bias, window):
     return y
 
 
+def prepared(x_shape, weight, bias, window):
+    """`forward` of images of one shape."""
+    return lambda x: forward(x, weight, bias, window)
+
+
+def checked(bias, weight):
+    """The bias, if it is one for these weights."""
+    expect_array("conv2d", "bias", bias, weight.shape[3:], dtype=weight.dtype, like="the weight")
+    return bias
+
+
 def backward(x, weight, dy, window):
     """dx, dweight and dbias."""
     F = weight.shape[3]
     dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty(weight.shape, x.dtype)
-    with calm(dy.size * len(w)):
+    with alone(dy.size * len(w)):
         for images in groups(dy, w):
             cols, g = columns(x[images], window), dy[images].reshape(-1, F)
             matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
@@ -64,7 +81,7 @@ def weight_gradient(x, dy, window):
     """dweight and dbias."""
     C, F = x.shape[3], dy.shape[3]
     dw = empty((*window.kernel, C, F), x.dtype)
-    with calm(dy.size // F * dw.size):
+    with alone(dy.size // F * dw.size):
         for images in groups(dy, dw.reshape(-1, F)):
             cols, g = columns(x[images], window), dy[images].reshape(-1, F)
             matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
@@ -85,17 +102,19 @@ def lone_taps(window):
 
 def even_pixels(shape, window):
     """Whether the columns are pixels of the image at a constant distance, which BLAS can step."""
+    if not lone_taps(window):
+        return False
     N, H, W, _ = shape
     (SH, SW), (OH, OW) = window.stride, window.out
-    rows_follow = OH == 1 or SH * W == OW * SW
-    return lone_taps(window) and rows_follow and (N == 1 or H * W == OH * OW * SW)
+    axes = [(n, step) for n, step in ((N, H * W), (OH, SH * W), (OW, SW)) if n > 1]
+    return all(step == n * inner for (_, step), (n, inner) in pairwise(axes))
 
 
 def columns(x, window):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs = shape[0] * window.kernel[0]
-    if runs <= RUNS and math.prod(shape) <= LITTLE or even_pixels(x.shape, window):
+    if (runs <= RUNS and math.prod(shape) <= LITTLE) or even_pixels(x.shape, window):
         return windows(pad(x, window.padding), window).reshape(shape)
     cols = empty(shape, x.dtype)
     run = write_columns.alone if runs + cols.size // LINE < MANY else write_columns

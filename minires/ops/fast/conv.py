@@ -1,10 +1,10 @@
 """Convolution: which kernels run it. `direct.py` runs any shape, `winograd.py` 3x3 at stride 1,
-`scatter.py` the gradient of an input with few channels.
+`scatter.py` the gradient of an input with few channels, `columns.py` what suits no tile.
 
 `covers` says what is left to the reference (groups, dilation), `winograd.pays` and
-`winograd.gradient_pays` what goes there, and `choice.py` where the reference is faster. Winograd
-takes float32 only: its error is 1e-5 of the largest output where the direct sum has 1e-6; float64,
-which is there to check, stays direct.
+`winograd.gradient_pays` what goes there, and `choice.py` where columns are faster. Winograd takes
+float32 only: its error is 1e-5 of the largest output where the direct sum has 1e-6; float64, which
+is there to check, does without.
 Read next: `direct.py`.
 """
 
@@ -21,23 +21,20 @@ from minires.ops.fast import choice, columns, direct, scatter, winograd
 from minires.ops.fast.blas import calm
 from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
-from minires.ops.reference.conv import ConvCache, correlate
+from minires.ops.reference.conv import ConvCache
 from minires.ops.window import Window, resolve_window
 
 
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """Cross-correlate images with filters; see `reference.conv2d_forward`."""
-    window, way, _, covered, products = plan_for(x, weight, stride, padding, dilation, groups)
-    if way is columns:
-        y = columns.forward(np.ascontiguousarray(x), np.ascontiguousarray(weight), bias, window)
-        return y, ConvCache(x, weight, window, groups)
+    window, way, *_, products = plan_for(x, weight, stride, padding, dilation, groups)
     if way is reference:
         with calm(products):
             return reference.conv2d_forward(
                 x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
             )
-    x = np.ascontiguousarray(x)
-    y = way.forward(x, weight, filled(bias, weight), window)
+    bias = bias if way is columns else filled(bias, weight)
+    y = way.forward(np.ascontiguousarray(x), weight, bias, window)
     return y, ConvCache(x, weight, window, groups)
 
 
@@ -75,9 +72,8 @@ def backward(dy, cache, other=None):
         return dx if other is None else other + dx, dweight, dbias
     dy = np.ascontiguousarray(dy)
     if way is columns:
-        x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
-        dx, dweight, dbias = columns.backward(x, weight, dy, window)
-        return dx if other is None else other + dx, dweight, dbias
+        dx, *gradients = columns.backward(np.ascontiguousarray(x), weight, dy, window)
+        return dx if other is None else other + dx, *gradients
     gradients = weight_gradient(dy, cache, way, window)
     if way is winograd:
         return winograd.input_gradient(x.shape, weight, dy, window, other), *gradients
@@ -160,8 +156,7 @@ def filled(bias, weight):
     """The bias, or zeros, in a whole number of panels."""
     if bias is None:
         return padded(np.zeros(weight.shape[3], weight.dtype))
-    expect_array("conv2d", "bias", bias, weight.shape[3:], dtype=weight.dtype, like="the weight")
-    return padded(bias)
+    return padded(columns.checked(bias, weight))
 
 
 def covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):

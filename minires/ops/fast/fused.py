@@ -7,7 +7,7 @@ Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; to
 import numpy as np
 
 from minires.ops import reference
-from minires.ops.fast import conv_norm, winograd
+from minires.ops.fast import columns, conv_norm, winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
     channel_moments,
@@ -79,7 +79,8 @@ def prepare_conv2d_add_relu(
     if way is reference:
         convolve = finished(lambda x: conv2d_forward(x, weight, bias, **options)[0], after)
     else:
-        given = x_shape, weight, filled(bias, weight), window
+        bias = bias if way is columns else filled(bias, weight)
+        given = x_shape, weight, bias, window
         whole = way is winograd
         convolve = way.prepared(*given, after) if whole else finished(way.prepared(*given), after)
     shapes = x_shape, (x_shape[0], *window.out, weight.shape[3]) if adds else None

@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minires.ops.fast.blas import libraries
+from minires.ops.fast.blas import FEW, as_it_is, libraries, one_thread
 from minires.ops.fast.jit import PARTS, kernel
 from minires.ops.fast.simd import address
 
@@ -52,8 +52,13 @@ class Blocks(NamedTuple):
     count: int
 
 
+def alone(products):
+    """A context for products of so many multiply-adds: BLAS stays on the thread that calls it."""
+    return one_thread if products > FEW else as_it_is
+
+
 def matmul(a, b, out, adds=False):
-    """out = a @ b, or out += a @ b, in a context in which BLAS is `calm`.
+    """out = a @ b, or out += a @ b, in the context `alone`.
 
     Parameters
     ----------

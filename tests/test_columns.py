@@ -1,0 +1,271 @@
+"""Products of BLAS on the kernels' threads, and the convolutions that are made of them."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from minires.ops import fast, reference
+from minires.ops.window import resolve_window
+
+blas = pytest.importorskip("minires.ops.fast.blas")
+choice = pytest.importorskip("minires.ops.fast.choice")
+columns = pytest.importorskip("minires.ops.fast.columns")
+matmul = pytest.importorskip("minires.ops.fast.matmul")
+
+RNG = np.random.default_rng(0)
+DTYPES = [np.float32, np.float64]
+TOLERANCE = {np.float32: 3e-6, np.float64: 1e-14}  # of the sum of absolute terms
+
+
+def product(a, b, out, **options):
+    with matmul.alone(2**40):
+        return matmul.matmul(a, b, out, **options)
+
+
+def layouts(a):
+    """The same matrix with lines that are rows or columns, alone or parts of longer ones."""
+    wide = np.full((a.shape[0], a.shape[1] + 5), np.nan, a.dtype)
+    wide[:, : a.shape[1]] = a
+    tall = np.full((a.shape[1], a.shape[0] + 3), np.nan, a.dtype)
+    tall[:, : a.shape[0]] = a.T
+    return [a, np.ascontiguousarray(a.T).T, wide[:, : a.shape[1]], tall[:, : a.shape[0]].T]
+
+
+# ---- products
+
+MATRICES = [  # rows, inner, columns: below and above what is cut into blocks
+    (3, 4, 5),
+    (70, 129, 130),
+    (1100, 33, 31),
+    (31, 33, 1100),
+    (2050, 1, 600),
+    (1, 700, 1600),
+    (1600, 700, 1),
+    (17, 70000, 1),
+    (1, 1200000, 1),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "inner", "cols"), MATRICES)
+def test_a_product_in_blocks_is_numpys(rows, inner, cols, dtype):
+    a, b = RNG.standard_normal((rows, inner)), RNG.standard_normal((inner, cols))
+    a, b = a.astype(dtype), b.astype(dtype)
+    expected, limit = a.astype(np.float64) @ b, np.abs(a) @ np.abs(b) * TOLERANCE[dtype]
+    for x in layouts(a):
+        for y in layouts(b):
+            out = np.full((rows, cols), np.nan, dtype)
+            assert product(x, y, out) is out
+            assert (np.abs(out - expected) <= limit).all()
+            product(x, y, out, adds=True)
+            assert (np.abs(out - 2 * expected) <= 3 * limit).all()
+
+
+def test_a_product_is_cut_by_sizes_and_not_by_threads():
+    numba = pytest.importorskip("numba")
+    a = RNG.standard_normal((3000, 150)).astype(np.float32)
+    b = RNG.standard_normal((150, 70)).astype(np.float32)
+    found = []
+    for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        found.append(product(a, b, np.empty((3000, 70), np.float32)))
+        numba.set_num_threads(before)
+    assert_array_equal(*found)
+    assert [matmul.blocks(n) for n in (1, 511, 1023, 2048, 10**6)] == [2, 2, 2, 4, 32]
+
+
+def test_without_the_address_of_gemm_numpy_multiplies(monkeypatch):
+    called = []
+    monkeypatch.setattr(matmul, "multiply", lambda *_: called.append(1))
+    a, b = RNG.standard_normal((700, 100)), RNG.standard_normal((100, 50))
+    with monkeypatch.context() as patch:
+        patch.setattr(matmul, "libraries", list)
+        matmul.address_of_gemm.cache_clear()
+        out = product(a, b, np.empty((700, 50)))
+    matmul.address_of_gemm.cache_clear()
+    assert_allclose(out, a @ b, rtol=1e-12)
+    assert not called
+
+
+def test_blas_does_not_wake_its_threads_for_a_product():
+    tell, put = blas.switches()[0]
+    before = tell()
+    put(3)
+    try:
+        with matmul.alone(blas.FEW + 1):
+            assert tell() == 1
+        assert tell() == 3
+        with matmul.alone(blas.FEW):  # so few that BLAS wakes nobody
+            assert tell() == 3
+    finally:
+        put(before)
+
+
+def test_numpys_own_switch_is_found_where_blas_is_openblas():
+    library = blas.libraries()[0]
+    if getattr(library, "threading_layer", None) != "pthreads":
+        pytest.skip("NumPy is not linked with an OpenBLAS that has its own threads")
+    tell, _ = blas.own_switch(library.dynlib)
+    assert tell() == library.get_num_threads()
+    assert blas.own_switch(object()) is None
+
+
+# ---- convolutions
+
+SHAPES = [  # x, weight, stride, padding
+    ((3, 7, 5, 4), (3, 3, 4, 6), (1, 1), ((1, 1), (1, 1))),
+    ((2, 9, 8, 3), (2, 3, 3, 20), (2, 3), ((0, 1), (2, 0))),
+    ((5, 6, 6, 17), (1, 1, 17, 9), (1, 1), ((0, 0), (0, 0))),
+    ((5, 6, 9, 17), (1, 1, 17, 9), (2, 3), ((0, 0), (0, 0))),
+    ((4, 8, 8, 5), (1, 1, 5, 3), (1, 4), ((0, 0), (0, 0))),  # pixels at a constant distance
+    ((4, 5, 7, 5), (1, 1, 5, 3), (2, 2), ((1, 0), (0, 2))),
+    ((2, 4, 2, 3), (5, 7, 3, 4), (1, 1), ((4, 3), (6, 5))),  # windows wider than the image
+    ((1, 3, 40, 2), (3, 5, 2, 3), (4, 4), ((0, 0), (4, 4))),  # pixels that no window sees
+    ((40, 12, 12, 20), (3, 3, 20, 24), (2, 2), ((1, 0), (1, 0))),
+    ((1, 2, 2, 64), (2, 2, 64, 300), (1, 1), ((0, 0), (0, 0))),
+]
+SIZES = {  # what decides which way columns are made
+    "as they are": {},
+    "kernels for all": {"RUNS": -1},
+    "on threads": {"RUNS": -1, "MANY": 0},
+    "image by image": {"RUNS": -1, "GROUP": 1, "PIXELS": 1},
+}
+
+
+def both(ops, x, weight, dy, **options):
+    y, cache = ops.conv2d_forward(x, weight, **options)
+    return y, *ops.conv2d_backward(dy, cache), *ops.conv2d_weight_backward(dy, cache)
+
+
+@pytest.fixture
+def all_columns(monkeypatch):
+    """Every convolution that Winograd does not take is one on columns."""
+    conv = pytest.importorskip("minires.ops.fast.conv")
+    for name in ("forward_pays", "backward_pays"):
+        monkeypatch.setattr(choice, name, lambda *_: False)
+    monkeypatch.setattr(conv.winograd, "pays", lambda *_: False)
+    conv.remembered.cache_clear()
+    yield conv
+    conv.remembered.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("x", "weight", "stride", "padding"), SHAPES)
+def test_convolutions_on_columns_are_the_references(
+    x, weight, stride, padding, sizes, dtype, all_columns, monkeypatch
+):
+    for name, size in SIZES[sizes].items():
+        monkeypatch.setattr(columns, name, size)
+    x, w = RNG.standard_normal(x).astype(dtype), RNG.standard_normal(weight).astype(dtype)
+    options = {"stride": stride, "padding": padding}
+    assert all_columns.plan_for(x, w, stride, padding, 1, 1)[1:3] == (columns, columns)
+    options["bias"] = RNG.standard_normal(weight[3]).astype(dtype)
+    dy = RNG.standard_normal(reference.conv2d_forward(x, w, **options)[0].shape).astype(dtype)
+    found, expected = both(fast, x, w, dy, **options), both(reference, x, w, dy, **options)
+    terms = both(reference, *map(np.abs, (x, w, dy)), **options)
+    for ours, theirs, size in zip(found, expected, terms, strict=True):
+        assert ours.dtype == dtype
+        assert ours.shape == theirs.shape
+        assert (np.abs(ours - theirs) <= TOLERANCE[dtype] * (np.abs(size) + 10)).all()
+
+
+def test_arguments_may_lie_in_memory_in_any_way(all_columns):
+    x, w = RNG.standard_normal((3, 8, 8, 6)), RNG.standard_normal((3, 3, 6, 40))
+    dy = RNG.standard_normal((3, 6, 6, 40))
+    expected = both(reference, x, w, dy)
+    turned = [np.asfortranarray(a) for a in (x, w, dy)]
+    spread = [np.repeat(a, 2, axis=-1)[..., ::2] for a in (x, w, dy)]
+    for given in (turned, spread):
+        for ours, theirs in zip(both(fast, *given), expected, strict=True):
+            assert_allclose(ours, theirs, atol=1e-11)
+
+
+def test_what_lies_behind_an_image_is_not_read(all_columns, monkeypatch):
+    monkeypatch.setattr(columns, "RUNS", -1)
+    room = np.full(1000, np.nan)
+    x = room[300:480].reshape(2, 6, 5, 3)
+    x[...] = 1
+    y, cache = fast.conv2d_forward(x, np.ones((3, 4, 3, 2)), padding=((0, 2), (3, 1)), stride=2)
+    assert np.isfinite(y).all()
+    dx, dw, db = fast.conv2d_backward(np.ones_like(y), cache)
+    assert all(np.isfinite(a).all() for a in (dx, dw, db))
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "even"),
+    [
+        ((4, 8, 8, 5), (1, 4), True),
+        ((4, 8, 8, 5), (2, 1), False),
+        ((4, 8, 1, 5), (2, 1), True),
+        ((4, 9, 1, 5), (2, 1), False),
+        ((1, 9, 1, 5), (2, 1), True),
+        ((1, 3, 9, 5), (3, 2), True),
+        ((2, 3, 9, 5), (3, 2), False),
+        ((4, 6, 7, 5), (1, 1), True),
+    ],
+)
+def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even):
+    x = RNG.standard_normal(shape)
+    window = resolve_window("conv2d", shape[1:3], (1, 1), stride, 0, 1)
+    assert columns.even_pixels(shape, window) == even
+    cols = columns.columns(x, window)
+    assert np.shares_memory(cols, x) == even
+    assert_array_equal(cols, reference.conv.rows(reference.conv.im2col(x, window)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (30, 20, 20, 24), (2, 150, 150, 3), (1, 1, 1, 1)])
+@pytest.mark.parametrize("few", [0, 2**40])
+def test_sums_over_pixels_keep_their_digits(shape, few, monkeypatch):
+    monkeypatch.setattr(columns, "FEW", few)
+    dy = (RNG.standard_normal(shape) + 5).astype(np.float32)
+    expected = dy.reshape(-1, shape[3]).sum(axis=0, dtype=np.float64)
+    assert_allclose(columns.channel_sum(dy), expected, rtol=4 * np.finfo(np.float32).eps)
+
+
+def test_a_bias_of_another_length_is_an_error_before_anything_is_computed(all_columns):
+    x, w = np.ones((2, 5, 5, 3)), np.ones((3, 3, 3, 4))
+    with pytest.raises(ValueError, match=r"bias.*\(4,\)"):
+        fast.conv2d_forward(x, w, np.ones(5))
+    with pytest.raises(ValueError, match="dy"):
+        fast.conv2d_backward(np.ones((2, 3, 3, 5)), fast.conv2d_forward(x, w)[1])
+
+
+# ---- dense layers
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "d", "f"), [(4, 3, 5), (700, 300, 90), (1, 2000, 1000), (0, 3, 2)])
+def test_dense_layers_are_the_references(n, d, f, dtype):
+    x, w, b = (RNG.standard_normal(s).astype(dtype) for s in ((n, d), (d, f), (f,)))
+    for given in ((x, w), (np.asfortranarray(x), np.asfortranarray(w))):
+        y, cache = fast.dense_forward(*given, b)
+        expected, theirs = reference.dense_forward(x, w, b)
+        assert y.dtype == dtype
+        assert_allclose(y, expected, atol=TOLERANCE[dtype] * 50 * d)
+        dy = RNG.standard_normal(y.shape).astype(dtype)
+        ours, theirs = fast.dense_backward(dy, cache), reference.dense_backward(dy, theirs)
+        for a, e in zip(ours, theirs, strict=True):
+            assert_allclose(a, e, atol=TOLERANCE[dtype] * 50 * max(n, f))
+
+
+def test_dense_layers_of_mixed_dtypes_and_other_shapes_are_left_to_the_reference():
+    x, w = np.ones((3, 4), np.float32), np.ones((4, 2))
+    assert fast.dense_forward(x, w, None)[0].dtype == np.float64
+    with pytest.raises(ValueError, match="matmul"):
+        fast.dense_forward(np.ones((3, 5)), w, None)
+
+
+def test_large_dense_layers_have_the_same_bits_on_any_threads():
+    numba = pytest.importorskip("numba")
+    x, w = RNG.standard_normal((1500, 400)), RNG.standard_normal((400, 300))
+    found = []
+    for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        y, cache = fast.dense_forward(x, w, None)
+        found.append((y, *fast.dense_backward(y, cache)))
+        numba.set_num_threads(before)
+    for ours, theirs in zip(*found, strict=True):
+        assert_array_equal(ours, theirs)
