@@ -72,7 +72,8 @@ def test_a_product_is_cut_by_sizes_and_not_by_threads():
         found.append(product(a, b, np.empty((3000, 70), np.float32)))
         numba.set_num_threads(before)
     assert_array_equal(*found)
-    assert [matmul.blocks(n) for n in (1, 511, 1023, 2048, 10**6)] == [2, 2, 2, 4, 32]
+    found = [matmul.power_of_two(n, 32) for n in (0, 1, 2, 3, 4, 7, 8, 31, 32, 10**6)]
+    assert found == [2, 2, 2, 2, 4, 4, 8, 16, 32, 32]
 
 
 def test_without_the_address_of_gemm_numpy_multiplies(monkeypatch):

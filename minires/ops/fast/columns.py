@@ -67,14 +67,20 @@ def backward(x, weight, dy, window):
     dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty(weight.shape, x.dtype)
     with alone(dy.size * len(w)):
         for images in groups(dy, w):
-            cols, g = columns(x[images], window), dy[images].reshape(-1, F)
-            matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
-            if lone_taps(window) and window.stride == (1, 1):
-                matmul(g, w.T, dx[images].reshape(-1, x.shape[3]))
-            else:
-                dcols = empty((len(g), len(w)), x.dtype)
-                add_back(matmul(g, w.T, dcols), dx[images], window)
+            g = dy[images].reshape(-1, F)
+            matmul(columns(x[images], window).T, g, dw.reshape(-1, F), adds=images.start > 0)
+            send_back(g, w, dx[images], window)
     return dx, dw, channel_sum(dy)
+
+
+def input_gradient(shape, weight, dy, window):
+    """dx."""
+    F = weight.shape[3]
+    dx, w = empty(shape, dy.dtype), weight.reshape(-1, F)
+    with alone(dy.size * len(w)):
+        for images in groups(dy, w):
+            send_back(dy[images].reshape(-1, F), w, dx[images], window)
+    return dx
 
 
 def weight_gradient(x, dy, window):
@@ -83,9 +89,17 @@ def weight_gradient(x, dy, window):
     dw = empty((*window.kernel, C, F), x.dtype)
     with alone(dy.size // F * dw.size):
         for images in groups(dy, dw.reshape(-1, F)):
-            cols, g = columns(x[images], window), dy[images].reshape(-1, F)
-            matmul(cols.T, g, dw.reshape(-1, F), adds=images.start > 0)
+            g = dy[images].reshape(-1, F)
+            matmul(columns(x[images], window).T, g, dw.reshape(-1, F), adds=images.start > 0)
     return dw, channel_sum(dy)
+
+
+def send_back(g, w, dx, window):
+    """dx from the gradient of the columns, g @ w.T."""
+    if lone_taps(window) and window.stride == (1, 1):
+        matmul(g, w.T, dx.reshape(-1, dx.shape[3]))
+    else:
+        add_back(matmul(g, w.T, empty((len(g), len(w)), dx.dtype)), dx, window)
 
 
 def groups(y, w):

@@ -7,6 +7,8 @@ cut depends on sizes alone, so that no bit depends on the threads.
 
     blocks of rows       a[r0:r1] @ b
     blocks of columns    a @ b[:, c0:c1]
+    blocks of terms      a[:, k0:k1] @ b[k0:k1], which are added up: for long sums, as in the
+                         gradient of weights; each thread then reads the pixels that it wrote
 
 `gemm` is called at its address, which NumPy does not tell; it stands in the library that
 threadpoolctl finds. Where there is none (NumPy with another BLAS), NumPy multiplies.
@@ -23,12 +25,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from minires.ops.fast.blas import FEW, as_it_is, libraries, one_thread
-from minires.ops.fast.jit import PARTS, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, kernel
+from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import address
 
 MANY = 2**20  # multiply-adds from which a product is cut
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
-SIDE = 16  # rows or columns in a block: a multiple of that
+SIDE = 16  # rows, columns or terms in a block: a multiple of that
+LONG = 8  # how many times longer than rows and columns sums are, if they are cut
 NAMES = "scipy_cblas_{}gemm64_", "cblas_{}gemm64_"  # with 64-bit sizes; in wheels of NumPy
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of the C interface to BLAS
 I1, I32 = ir.IntType(1), ir.IntType(32)
@@ -48,8 +52,11 @@ class Blocks(NamedTuple):
     inner: int
     cols: int
     adds: int
-    by_rows: int
+    cut: int  # into blocks of ROWS, COLS or TERMS
     count: int
+
+
+ROWS, COLS, TERMS = range(3)
 
 
 def alone(products):
@@ -71,14 +78,20 @@ def matmul(a, b, out, adds=False):
     gemm = rows * inner * cols >= MANY and address_of_gemm(a.dtype)
     if not gemm:
         return plain(a, b, out, adds)
+    cut, count = blocks(rows, inner, cols)
     (a_turned, a_step), (b_turned, b_step) = layout(a), layout(b)
-    count, by_rows = blocks(max(rows, cols)), rows >= cols
     g = Blocks(
         *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
-        *(rows, inner, cols, int(adds), int(by_rows), count),
+        *(rows, inner, cols, int(adds and cut != TERMS), cut, count),
     )
-    multiply(count, out.reshape(-1), g)
-    return out
+    if cut != TERMS:
+        multiply(count, out.reshape(-1), g)
+        return out
+    sums = empty((count, rows, cols), out.dtype)
+    multiply(count, sums.reshape(-1), g)
+    if adds:
+        sums[0] += out
+    return np.add.reduce(sums, axis=0, out=out)
 
 
 def layout(a):
@@ -92,9 +105,17 @@ def layout(a):
     return 1, max(along, a.shape[0])
 
 
-def blocks(size):
-    """How many blocks that many rows or columns are cut into: a power of two."""
-    return min(PARTS, 2 ** max(1, (size // BLOCK).bit_length() - 1))
+def blocks(rows, inner, cols):
+    """How a product is cut, and into how many blocks: a power of two."""
+    if inner > LONG * max(rows, cols):
+        return TERMS, power_of_two(inner // BLOCK, CHUNKS)
+    cut = ROWS if rows >= cols else COLS
+    return cut, power_of_two(max(rows, cols) // BLOCK, PARTS)
+
+
+def power_of_two(n, most):
+    """The largest of 2, 4, 8, ..., `most` that is not above n, or 2."""
+    return min(most, 2 ** max(1, n.bit_length() - 1))
 
 
 def plain(a, b, out, adds):
@@ -120,23 +141,26 @@ def address_of_gemm(dtype):
 @kernel
 def multiply(k, c, g):
     """One block."""
-    size = g.rows if g.by_rows else g.cols
+    size = (g.rows, g.cols, g.inner)[g.cut]
     units = -(-size // SIDE)
     first, last = k * units // g.count * SIDE, min(size, (k + 1) * units // g.count * SIDE)
-    if g.by_rows:
-        i = first * (1 if g.a_turned else g.a_step)
-        gemm(c, first * g.cols, i, 0, last - first, g.cols, g)
+    n = last - first
+    row, term = (1, g.a_step) if g.a_turned else (g.a_step, 1)
+    if g.cut == ROWS:
+        gemm(c, first * g.cols, first * row, 0, n, g.inner, g.cols, g)
+    elif g.cut == COLS:
+        gemm(c, first, 0, first * (g.b_step if g.b_turned else 1), g.rows, g.inner, n, g)
     else:
-        j = first * (g.b_step if g.b_turned else 1)
-        gemm(c, first, 0, j, g.rows, last - first, g)
+        j = first * (1 if g.b_turned else g.b_step)
+        gemm(c, k * g.rows * g.cols, first * term, j, g.rows, n, g.cols, g)
 
 
 @intrinsic
-def gemm(typing, c, o, i, j, rows, cols, g):
+def gemm(typing, c, o, i, j, rows, inner, cols, g):
     """c[o ...] = a[i ...] @ b[j ...]: one call of BLAS."""
 
     def emit(context, build, signature, values):
-        array, o, i, j, rows, cols, g = values
+        array, o, i, j, rows, inner, cols, g = values
         number = context.get_value_type(c.dtype)
         pointer, g = number.as_pointer(), Blocks(*cgutils.unpack_tuple(build, g))
 
@@ -147,7 +171,7 @@ def gemm(typing, c, o, i, j, rows, cols, g):
             return build.gep(build.inttoptr(start, pointer), [offset])
 
         one, zero = ir.Constant(number, 1.0), ir.Constant(number, 0.0)
-        given = [I32(ROW_MAJOR), turned(g.a_turned), turned(g.b_turned), rows, cols, g.inner, one]
+        given = [I32(ROW_MAJOR), turned(g.a_turned), turned(g.b_turned), rows, cols, inner, one]
         given += [at(g.a, i), g.a_step, at(g.b, j), g.b_step]
         given += [build.select(build.trunc(g.adds, I1), one, zero)]
         given += [address(context, build, signature.args[0], array, o), g.cols]
@@ -155,4 +179,4 @@ def gemm(typing, c, o, i, j, rows, cols, g):
         build.call(build.inttoptr(g.gemm, kind.as_pointer()), given)
         return context.get_dummy_value()
 
-    return types.void(c, *[types.intp] * 5, g), emit
+    return types.void(c, *[types.intp] * 6, g), emit
