@@ -143,7 +143,7 @@ def both(ops, x, weight, dy, **options):
 def all_columns(monkeypatch):
     """Every convolution that Winograd does not take is one on columns."""
     conv = pytest.importorskip("minires.ops.fast.conv")
-    for name in ("forward_pays", "backward_pays"):
+    for name in ("forward_pays", "backward_pays", "weight_pays"):
         monkeypatch.setattr(choice, name, lambda *_: False)
     monkeypatch.setattr(conv.winograd, "pays", lambda *_: False)
     conv.remembered.cache_clear()
@@ -161,7 +161,7 @@ def test_convolutions_on_columns_are_the_references(
         monkeypatch.setattr(columns, name, size)
     x, w = RNG.standard_normal(x).astype(dtype), RNG.standard_normal(weight).astype(dtype)
     options = {"stride": stride, "padding": padding}
-    assert all_columns.plan_for(x, w, stride, padding, 1, 1)[1:3] == (columns, columns)
+    assert all_columns.plan_for(x, w, stride, padding, 1, 1)[1:4] == (columns,) * 3
     options["bias"] = RNG.standard_normal(weight[3]).astype(dtype)
     dy = RNG.standard_normal(reference.conv2d_forward(x, w, **options)[0].shape).astype(dtype)
     found, expected = both(fast, x, w, dy, **options), both(reference, x, w, dy, **options)

@@ -6,48 +6,82 @@ little to do that calls are the larger part. BLAS loses where its matrices are n
 the runs that the columns are copied in are short. So a model of both decides, in microseconds: a
 sum over amounts of work with fixed prices.
 
-The prices are a fit (non-negative least squares, relative errors) to 287 random convolutions: 1 to
-256 images of up to 57x57, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32,
-2 threads, AMD EPYC (Zen 4), 2026-11-30. The tiles' were then multiplied by 0.95 (forward) and 1.15
-(gradients), with which the fewest were chosen wrongly: what is chosen takes 1.01 and 1.04 times as
-long as the faster way in the mean. The script of the fit is not kept; `python -m benchmarks.shapes`
-shows how well the choice does. On another machine both sides scale much alike, and where it errs
-the two are often near each other.
+The prices are a fit (non-negative least squares, relative errors) to 332 convolutions, 287 of them
+random: 1 to 256 images of up to 112x112, 1 to 512 channels and filters, kernels 1 to 11, strides 1
+to 4; float32, 2 threads, AMD EPYC (Zen 4), 2026-11-30. The tiles' were then multiplied by 0.95
+(forward) and 1.05 (gradients), with which fewer were chosen wrongly: what is chosen takes 1.02
+times as long as the faster way in the mean. The script of the fit is not kept; `python -m
+benchmarks.shapes` shows how well the choice does. On another machine both sides scale much alike,
+and where it errs the two are often near each other.
 """
 
 import math
 from typing import NamedTuple
 
+from minires.ops.fast import scatter
 from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
-from minires.ops.fast.columns import MANY, lone_taps
+from minires.ops.fast.columns import MANY, even_pixels, runs_of
+from minires.ops.fast.direct import shares_of
+from minires.ops.fast.jit import CHUNKS
 from minires.ops.fast.panels import LITTLE, WIDEST
 
+DOUBT = 1.3  # how much faster the tiles must be to be taken for one gradient of two
+SMALL_DOUBT = 1.15  # and where there is little to do, nearly all of it Python
 NARROW = 64  # lines of a matrix below which each costs BLAS more
 SPILL = 2**15  # numbers from which columns are written by several threads
 
 
-def forward_pays(x_shape, w_shape, window, itemsize):
+def forward_pays(x_shape, w_shape, window, dtype):
     """Whether the tiles' forward is faster."""
-    n = amounts(x_shape, w_shape, window, itemsize)
-    wide = n.products * busy(n.filters) / used_rows(x_shape, w_shape, window, itemsize)
+    n = amounts(x_shape, w_shape, window, dtype)
+    wide = n.products * idle(n.filters) / used_rows(x_shape, w_shape, window, dtype.itemsize)
     tiles = 15 + 3.5e-4 * n.weights + 1.7e-5 * wide + 1.2e-4 * wide / min(n.taps, NARROW)
     tiles += 5.7e-5 * n.inputs + 8.4e-6 * n.outputs + 2.1e-3 * n.pixels * n.share
     blas = 8.4 + 5.6e-3 * n.runs + 2.5e-4 * n.columns + 1.8e-5 * n.products
     for lines, price in (n.filters, 2.8e-5), (n.taps, 8.1e-5), (n.pixels, 1.1e-4):
         blas += price * n.products / min(lines, NARROW)
-    return tiles < blas
+    return tiles * doubt(n) < blas
 
 
-def backward_pays(x_shape, w_shape, window, itemsize):
+def weight_pays(x_shape, w_shape, window, dtype):
+    """Whether the tiles' gradient of the weights is faster for sure, though not both gradients."""
+    n = amounts(x_shape, w_shape, window, dtype)
+    tiles = 12 + 6.4e-5 * n.copies + 2.1e-5 * n.tiled + 7.9e-5 * n.inputs + 3.8e-5 * n.outputs
+    tiles += 1.5e-3 * n.pixels * n.share
+    blas = 11 + 5.1e-3 * n.runs + 2.5e-4 * n.columns + 6.6e-5 * n.outputs + 1.6e-4 * n.weights
+    for lines, price in (1, 1.8e-5), (n.taps, 2.9e-4), (n.filters, 5.8e-5):
+        blas += price * n.products / min(lines, NARROW)
+    return tiles * DOUBT < blas
+
+
+def backward_pays(x_shape, w_shape, window, dtype):
     """Whether the tiles' gradients are faster."""
-    n = amounts(x_shape, w_shape, window, itemsize)
-    idle = busy(x_shape[3])
-    tiles = 47 + 0.85 * math.prod(window.stride) + 2.8e-3 * n.weights + 2.2e-4 * n.outputs
-    tiles += n.products * (3.1e-5 * busy(n.filters) + 1.4e-5 * idle)
-    tiles += n.inputs * (1.2e-4 + 1.4e-4 * idle) + 2.1e-5 * n.pixels * n.share * n.taps * idle
-    blas = 21 + 1.9e-2 * n.runs + 6.1e-4 * n.columns + 3.8e-4 * n.outputs + 9.1e-5 * n.inputs
-    blas += 2.7e-4 * n.weights + n.products * (3.8e-5 + 4.0e-4 / min(n.pixels, NARROW))
-    return tiles < blas
+    n = amounts(x_shape, w_shape, window, dtype)
+    if scatter.pays(x_shape, window, dtype):
+        tiles = scattered(n, w_shape, window)
+    else:
+        tiles = gathered(n, x_shape, w_shape, window)
+    blas = 21 + 1.4e-2 * n.runs + 6.6e-4 * n.columns + 3.7e-4 * n.outputs + 8e-5 * n.inputs
+    return tiles * doubt(n) < blas + 6e-4 * n.weights + 4.2e-5 * n.products
+
+
+def gathered(n, x_shape, w_shape, window):
+    """The price of both gradients in `direct.py`."""
+    (KH, KW, C, _), (SH, SW) = w_shape, window.stride
+    phases, wide = min(KH, SH) * min(KW, SW), idle(C)
+    seen = n.products * wide * math.prod(x_shape[:3]) / (SH * SW * n.pixels)  # zeros around dy, too
+    price = 26 + 10 * phases + 1.8e-3 * n.weights * wide + 1.15e-4 * n.copies + 2.3e-5 * n.tiled
+    price += 2.1e-5 * seen + n.inputs * (2e-4 + 1e-4 * wide) + 1.7e-4 * n.outputs
+    return price + 7e-4 * n.pixels * n.share
+
+
+def scattered(n, w_shape, window):
+    """That of the weights' in `direct.py` and the image's in `scatter.py`."""
+    _, KW, C, F = w_shape
+    rows = 1 / (1 - idle_rows(window.out[1]))
+    adds = n.products / F * idle(KW * C) * rows
+    price = 49 + 2.3e-5 * (adds * F + n.tiled) + 1.9e-4 * adds
+    return price + 3e-4 * n.inputs + 1.65e-4 * n.outputs
 
 
 class Amounts(NamedTuple):
@@ -60,28 +94,39 @@ class Amounts(NamedTuple):
     inputs: int
     outputs: int
     share: float  # of the work that one thread does
-    products: float  # that one thread computes; in float32, or as many more as they take longer
+    products: float  # that one thread computes; in float64 each counts twice
+    tiled: float  # those of the weights' gradient in whole tiles
+    copies: int  # numbers in the copies of that gradient
     runs: float  # of numbers that are copied into the columns, if there are any, by one thread
     columns: float  # numbers in them
 
 
-def amounts(x_shape, w_shape, window, itemsize):
+def amounts(x_shape, w_shape, window, dtype):
     """The Amounts."""
-    weights, filters, pixels = math.prod(w_shape), w_shape[3], x_shape[0] * math.prod(window.out)
-    taps, products = weights // filters, weights * pixels
-    runs, columns = pixels * window.kernel[0], pixels * taps
-    if lone_taps(window) and window.stride == (1, 1):
+    (KH, KW, C, filters), pixels = w_shape, x_shape[0] * math.prod(window.out)
+    taps = KH * KW * C
+    runs, columns = runs_of(x_shape[0], window), pixels * taps
+    if even_pixels(x_shape, window):
         runs = columns = 0
-    share = 1 if products < LITTLE else 1 / 2
+    share = 1 if pixels * taps * filters < LITTLE else 1 / 2
+    products = pixels * taps * filters * share * dtype.itemsize / 4
+    row, padded, shares = shares_of(w_shape, pixels, dtype)
     return Amounts(
-        *(pixels, taps, filters, weights, math.prod(x_shape), pixels * filters, share),
-        products=products * share * itemsize / 4,
+        *(pixels, taps, filters, taps * filters, math.prod(x_shape), pixels * filters, share),
+        products=products,
+        tiled=products * idle(filters) * row / (KW * C),
+        copies=KH * row * padded * -(-CHUNKS // shares),
         runs=runs if runs < 2 * MANY else runs / 2 + MANY,
         columns=columns if columns < SPILL else columns / 2,
     )
 
 
-def busy(n):
+def doubt(n):
+    """By how much the tiles must be ahead, for the model errs."""
+    return SMALL_DOUBT if n.share == 1 else 1
+
+
+def idle(n):
     """How many times as many lanes are computed as are wanted for n channels or filters."""
     return -(-n // WIDEST) * WIDEST / n
 

@@ -43,8 +43,8 @@ def forward(x, weight, bias, window):
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
     with alone(y.size * len(w)):
-        for images in groups(y, w):
-            matmul(columns(x[images], window), w, y[images].reshape(-1, F))
+        for images, out in groups(len(w), y, x, y):
+            matmul(columns(images, window), w, out.reshape(-1, F))
     if bias is not None:
         y += bias
     return y
@@ -66,10 +66,10 @@ def backward(x, weight, dy, window):
     F = weight.shape[3]
     dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty(weight.shape, x.dtype)
     with alone(dy.size * len(w)):
-        for images in groups(dy, w):
-            g = dy[images].reshape(-1, F)
-            matmul(columns(x[images], window).T, g, dw.reshape(-1, F), adds=images.start > 0)
-            send_back(g, w, dx[images], window)
+        for i, (images, g, dimages) in enumerate(groups(len(w), dy, x, dy, dx)):
+            g = g.reshape(-1, F)
+            matmul(columns(images, window).T, g, dw.reshape(-1, F), adds=i > 0)
+            send_back(g, w, dimages, window)
     return dx, dw, channel_sum(dy)
 
 
@@ -78,8 +78,8 @@ def input_gradient(shape, weight, dy, window):
     F = weight.shape[3]
     dx, w = empty(shape, dy.dtype), weight.reshape(-1, F)
     with alone(dy.size * len(w)):
-        for images in groups(dy, w):
-            send_back(dy[images].reshape(-1, F), w, dx[images], window)
+        for g, dimages in groups(len(w), dy, dy, dx):
+            send_back(g.reshape(-1, F), w, dimages, window)
     return dx
 
 
@@ -88,9 +88,9 @@ def weight_gradient(x, dy, window):
     C, F = x.shape[3], dy.shape[3]
     dw = empty((*window.kernel, C, F), x.dtype)
     with alone(dy.size // F * dw.size):
-        for images in groups(dy, dw.reshape(-1, F)):
-            g = dy[images].reshape(-1, F)
-            matmul(columns(x[images], window).T, g, dw.reshape(-1, F), adds=images.start > 0)
+        for i, (images, g) in enumerate(groups(dw.size // F, dy, x, dy)):
+            g = g.reshape(-1, F)
+            matmul(columns(images, window).T, g, dw.reshape(-1, F), adds=i > 0)
     return dw, channel_sum(dy)
 
 
@@ -102,11 +102,14 @@ def send_back(g, w, dx, window):
         add_back(matmul(g, w.T, empty((len(g), len(w)), dx.dtype)), dx, window)
 
 
-def groups(y, w):
-    """Slices of the images, with some GROUP numbers in the columns of each, or PIXELS rows."""
+def groups(taps, y, *arrays):
+    """The arrays in groups of images, with some GROUP numbers in their columns, or PIXELS rows."""
     N, pixels = len(y), y.size // y.shape[3]
-    count = min(N, pixels * len(w) // GROUP + 1, pixels // PIXELS + 1)
-    return [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
+    count = min(N, pixels * taps // GROUP + 1, pixels // PIXELS + 1)
+    if count == 1:
+        return [arrays]
+    cuts = [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
+    return [tuple(a[images] for a in arrays) for images in cuts]
 
 
 def lone_taps(window):
@@ -127,13 +130,24 @@ def even_pixels(shape, window):
 def columns(x, window):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
-    runs = shape[0] * window.kernel[0]
-    if (runs <= RUNS and math.prod(shape) <= LITTLE) or even_pixels(x.shape, window):
+    runs, numbers = runs_of(len(x), window), math.prod(shape)
+    if (runs <= RUNS and numbers <= LITTLE) or even_pixels(x.shape, window):
         return windows(pad(x, window.padding), window).reshape(shape)
     cols = empty(shape, x.dtype)
-    run = write_columns.alone if runs + cols.size // LINE < MANY else write_columns
+    if runs <= RUNS and numbers <= FEW:
+        seen_ones = windows(pad(x, window.padding), window)
+        cols.reshape(seen_ones.shape)[...] = seen_ones
+        return cols
+    run = write_columns.alone if runs + numbers // LINE < MANY else write_columns
     run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
     return cols
+
+
+def runs_of(N, window):
+    """How many runs of contiguous numbers there are in the columns."""
+    (KH, KW), (OH, OW) = window.kernel, window.out
+    side_by_side = KH == 1 and window.stride[1] == KW
+    return N * OH if side_by_side else N * OH * OW * KH
 
 
 def windows(x, window):
@@ -148,7 +162,7 @@ def windows(x, window):
 
 def add_back(dcols, dx, window):
     """The transpose of `columns`: dx = the sum of what the windows of a pixel have for it."""
-    if len(dcols) <= RUNS and lone_taps(window):
+    if lone_taps(window) and (dx.size < FEW or dx.shape[3] < WIDEST):
         dx[...] = 0
         windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
         return
@@ -271,6 +285,8 @@ def fold(k, dcols, dx, s):
 def channel_sum(dy):
     """(N, OH, OW, F) -> (F,)."""
     F = dy.shape[3]
+    if dy.size < SMALL:
+        return dy.reshape(-1, F).sum(axis=0, dtype=np.float64).astype(dy.dtype)
     width = F * WIDEST // math.gcd(F, WIDEST)
     rows = dy.size // width
     if dy.size < FEW or rows < BLOCK:
@@ -282,6 +298,7 @@ def channel_sum(dy):
     return total.astype(dy.dtype)
 
 
+SMALL = 2**12  # numbers
 BLOCK = 128  # rows added up before their sum is added to the others': less rounding
 
 

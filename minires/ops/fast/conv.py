@@ -55,29 +55,30 @@ class NormConvCache(NamedTuple):
 
 def conv2d_weight_backward(dy, cache):
     """dweight and dbias alone; see `reference.conv2d_weight_backward`."""
-    way, window, products = way_back(dy, cache)
-    if way is reference:
-        with calm(products):
+    plan = plan_back(dy, cache)
+    if plan.weight is reference:
+        with calm(plan.products):
             return reference.conv2d_weight_backward(dy, stored(cache))
-    return weight_gradient(np.ascontiguousarray(dy), cache, way, window)
+    return weight_gradient(np.ascontiguousarray(dy), cache, plan.weight, plan.window)
 
 
 def backward(dy, cache, other=None):
     """Gradients of a convolution; `other` is added to dx."""
     x, weight, *_ = cache
-    way, window, products = way_back(dy, cache)
+    plan = plan_back(dy, cache)
+    way, window = plan.back, plan.window
     if way is reference:
-        with calm(products):
+        with calm(plan.products):
             dx, dweight, dbias = reference.conv2d_backward(dy, stored(cache))
         return dx if other is None else other + dx, dweight, dbias
     dy = np.ascontiguousarray(dy)
-    if way is columns:
+    if way is plan.weight is columns:
         dx, *gradients = columns.backward(np.ascontiguousarray(x), weight, dy, window)
         return dx if other is None else other + dx, *gradients
-    gradients = weight_gradient(dy, cache, way, window)
+    gradients = weight_gradient(dy, cache, plan.weight, window)
     if way is winograd:
         return winograd.input_gradient(x.shape, weight, dy, window, other), *gradients
-    if scatter.pays(x.shape, window, x.dtype):
+    if way is direct and scatter.pays(x.shape, window, x.dtype):
         way = scatter
     dx = way.input_gradient(x.shape, weight, dy, window)
     if other is not None:
@@ -93,14 +94,15 @@ def stored(cache):
     return ConvCache(np.maximum((x - mean) * scale + beta, 0), weight, window, groups)
 
 
-def way_back(dy, cache):
-    """The module that runs the gradients, the window, and the multiply-adds of one of them."""
+def plan_back(dy, cache):
+    """The Plan for the way back; dy is checked, but for the reference, which says more."""
     x, weight, (_, stride, padding, dilation, _), groups = cache[:4]
     plan = plan_for(x, weight, stride, padding, dilation, groups)
-    way = plan.back if dy.dtype == x.dtype else reference
-    if way is not reference:
+    if dy.dtype != x.dtype:
+        return plan._replace(back=reference, weight=reference)
+    if plan.covered:
         expect_array("conv2d_backward", "dy", dy, (len(x), *plan.window.out, weight.shape[3]))
-    return way, plan.window, plan.products
+    return plan
 
 
 def weight_gradient(dy, cache, way, window):
@@ -117,7 +119,8 @@ class Plan(NamedTuple):
 
     window: Window
     way: ModuleType  # of the forward
-    back: ModuleType  # of the gradients
+    back: ModuleType  # of the input's gradient
+    weight: ModuleType  # of the weight's
     covered: bool  # whether there are kernels, whatever pays
     products: int  # multiply-adds
 
@@ -140,13 +143,15 @@ def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups
     window = resolve_window("conv2d", x_shape[1:3], w_shape[:2], stride, padding, dilation)
     products = x_shape[0] * math.prod(window.out) * math.prod(w_shape)
     if not covers(x_shape, x_dtype, w_shape, w_dtype, window, groups):
-        return Plan(window, reference, reference, False, products)
+        return Plan(window, reference, reference, reference, False, products)
     if winograd.pays(x_shape, x_dtype, w_shape, window):
-        return Plan(window, winograd, winograd, True, products)
-    given = x_shape, w_shape, window, x_dtype.itemsize
-    way = direct if choice.forward_pays(*given) else columns
-    back = direct if choice.backward_pays(*given) else columns
-    return Plan(window, way, back, True, products)
+        return Plan(window, winograd, winograd, winograd, True, products)
+    given = x_shape, w_shape, window, x_dtype
+    way, back, weight = (
+        direct if pays(*given) else columns
+        for pays in (choice.forward_pays, choice.backward_pays, choice.weight_pays)
+    )
+    return Plan(window, way, back, direct if back is direct else weight, True, products)
 
 
 remembered = functools.lru_cache(maxsize=4096, typed=True)(choose)

@@ -178,9 +178,7 @@ def weight_gradient(x, dy, window):
     x, dy = x.reshape(*pixels, C), dy.reshape(pixels[0], *window.out, F)
     (top, _), (left, _) = window.padding
     place = Place(top, left, *window.out, 0, 1, 1)
-    taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
-    panels = -(-F // panel_width(x.dtype))
-    shares = min(CHUNKS, panels) if KH * taps * filters > dy.size // F * LONG else 1
+    taps, filters, shares = shares_of((KH, KW, C, F), dy.size // F, x.dtype)
     given = x.shape, window.kernel, dy.shape, window.stride, place, x.itemsize
     s = steps(*given, whole=shares == CHUNKS)
     parts = min(-(-CHUNKS // shares), s.items)
@@ -194,6 +192,14 @@ def weight_gradient(x, dy, window):
 
 
 LONG = 32  # numbers of dw for each pixel from which the work is cut by filters
+
+
+def shares_of(w_shape, pixels, dtype):
+    """Taps of a kernel row and filters, in whole tiles; into how many shares filters are cut."""
+    KH, KW, C, F = w_shape
+    taps, filters = -(-KW * C // ROWS) * ROWS, padded_size(F)
+    by_filters = KH * taps * filters > pixels * LONG
+    return taps, filters, min(CHUNKS, -(-F // panel_width(dtype))) if by_filters else 1
 
 
 def tap_tile(rows, cols):

@@ -123,7 +123,7 @@ def plain(a, b, out, adds):
     if adds:
         out += a @ b
         return out
-    return np.dot(a, b, out)
+    return np.matmul(a, b, out=out)
 
 
 @functools.cache
