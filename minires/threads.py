@@ -20,10 +20,12 @@ def set_num_threads(n):
 
     Notes
     -----
-    It holds for the Python thread that calls it, as in Numba; others start with all threads. What
-    NumPy does, the dense layer and convolutions left to the reference, stays on one thread below
-    2^23 multiply-adds. From there on it runs on the threads of NumPy's BLAS, which follow
-    `threadpoolctl.threadpool_limits`, and whose number may change the last bit.
+    It holds for the Python thread that calls it, as in Numba; others start with all threads.
+    Products of BLAS run on these threads, too (dense layers, convolutions that suit no tile). What
+    is left to the reference, grouped and dilated convolutions, stays on one thread below 2^23
+    multiply-adds. From there on it runs on the threads of NumPy's BLAS, which follow
+    `threadpoolctl.threadpool_limits`, and whose number may change the last bit; so do all products
+    where NumPy's BLAS is not an OpenBLAS with 64-bit sizes.
     Without Numba, or with its compiler switched off, there are no threads and nothing to set.
     """
     n = expect_int("set_num_threads", "n", n)

@@ -7,7 +7,7 @@ Apart, batch norm, sum and ReLU read 5 images and write 3 on the way forward; to
 import numpy as np
 
 from minires.ops import reference
-from minires.ops.fast import columns, conv_norm, winograd
+from minires.ops.fast import choice, columns, conv_norm, direct, winograd
 from minires.ops.fast.batchnorm import (
     batchnorm_inference_backward,
     channel_moments,
@@ -75,6 +75,8 @@ def prepare_conv2d_add_relu(
     """A function that does `conv2d_add_relu_forward` for images of one shape; see `reference`."""
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     window, way, *_ = plan_of(x_shape, weight.dtype, weight.shape, weight.dtype, *options.values())
+    if way is columns and choice.forward_pays(x_shape, weight.shape, window, weight.dtype, True):
+        way = direct
     after = After(adds, relu, False)
     if way is reference:
         convolve = finished(lambda x: conv2d_forward(x, weight, bias, **options)[0], after)

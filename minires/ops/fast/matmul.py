@@ -31,6 +31,7 @@ from minires.ops.fast.simd import address
 
 MANY = 2**20  # multiply-adds from which a product is cut
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
+UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
 SIDE = 16  # rows, columns or terms in a block: a multiple of that
 LONG = 8  # how many times longer than rows and columns sums are, if they are cut
 NAMES = "scipy_cblas_{}gemm64_", "cblas_{}gemm64_"  # with 64-bit sizes; in wheels of NumPy
@@ -107,10 +108,13 @@ def layout(a):
 
 def blocks(rows, inner, cols):
     """How a product is cut, and into how many blocks: a power of two."""
-    if inner > LONG * max(rows, cols):
+    size, cut = max((rows, ROWS), (cols, COLS))
+    if inner > LONG * size:
         return TERMS, power_of_two(inner // BLOCK, CHUNKS)
-    cut = ROWS if rows >= cols else COLS
-    return cut, power_of_two(max(rows, cols) // BLOCK, PARTS)
+    few = -(-rows * inner * cols // UNPACKED)  # blocks
+    if few <= CHUNKS and size >= SIDE * few:
+        return cut, power_of_two(2 * few - 1, CHUNKS)
+    return cut, power_of_two(size // BLOCK, PARTS)
 
 
 def power_of_two(n, most):
