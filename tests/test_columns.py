@@ -61,6 +61,55 @@ def test_a_product_in_blocks_is_numpys(rows, inner, cols, dtype):
             assert (np.abs(out - 2 * expected) <= 3 * limit).all()
 
 
+@pytest.mark.parametrize("big", [False, True])
+def test_matrices_whose_lines_are_odd_are_multiplied_all_the_same(big):
+    rows, inner, cols = (1500, 90, 70) if big else (7, 9, 11)
+    room = RNG.standard_normal((2 * rows, 2 * inner))
+    b = RNG.standard_normal((inner, cols))
+    record = np.zeros((rows, inner), [("tag", "i2"), ("a", "f8")])["a"]  # steps of 10 bytes
+    record[...] = room[:rows, :inner]
+    short = np.lib.stride_tricks.as_strided(room, (rows, inner), (8, 8))  # lines overlap
+    given = [room[::2, ::2], room[:rows, :inner][::-1], room[:rows, :inner][:, ::-1], record, short]
+    given += [np.broadcast_to(room[:rows, :1], (rows, inner))]
+    given += [np.broadcast_to(room[:1, :inner], (rows, inner))]
+    for a in given:
+        out = product(a, b, np.empty((rows, cols)))
+        assert_allclose(out, np.ascontiguousarray(a) @ b, atol=1e-11)
+        turned = product(b.T, a.T, np.empty((cols, rows)))
+        assert_allclose(turned, out.T, atol=1e-11)
+
+
+def test_a_line_that_is_alone_has_a_step_that_blas_accepts():
+    a = RNG.standard_normal((5, 2000))
+    b = RNG.standard_normal((2000, 600))
+    for row in (a[::-1][:1], a[3:4], a.T[:, 2:3].T, np.asfortranarray(a)[:1]):
+        assert_allclose(product(row, b, np.empty((1, 600))), row @ b, atol=1e-10)
+        assert_allclose(product(b.T, row.T, np.empty((600, 1))), b.T @ row.T, atol=1e-10)
+    for line in (np.ones((1, 7))[::-1], np.ones((7, 1))[::-1]):
+        _, turned, step = matmul.lines(line)
+        assert step >= line.shape[0 if turned else 1]
+
+
+def test_long_sums_keep_their_digits():
+    eps = np.finfo(np.float32).eps
+    for terms in (20000, 60000, 300000):
+        a, b = np.full((8, terms), 0.1, np.float32), np.full((terms, 8), 0.7, np.float32)
+        expected = terms * np.float64(a[0, 0]) * np.float64(b[0, 0])
+        found = product(a, b, np.empty((8, 8), np.float32))
+        assert_allclose(found, expected, rtol=40 * eps)
+
+
+def test_products_are_cut_where_it_pays():
+    assert matmul.blocks(64, 576, 64) == (matmul.COLS, 4)  # each below what OpenBLAS packs
+    assert matmul.blocks(1000, 144, 16) == (matmul.ROWS, 4)
+    assert matmul.blocks(16, 144, 1000) == (matmul.COLS, 4)
+    assert matmul.blocks(2048, 2048, 2048) == (matmul.COLS, 4)
+    assert matmul.blocks(100000, 27, 64) == (matmul.ROWS, 32)
+    assert matmul.blocks(147, 12544, 64) == (matmul.TERMS, 8)
+    assert matmul.blocks(147, 1200, 64)[0] == matmul.TERMS
+    assert matmul.blocks(147, 1100, 64)[0] != matmul.TERMS
+
+
 def test_a_product_is_cut_by_sizes_and_not_by_threads():
     numba = pytest.importorskip("numba")
     a = RNG.standard_normal((3000, 150)).astype(np.float32)
@@ -87,6 +136,13 @@ def test_without_the_address_of_gemm_numpy_multiplies(monkeypatch):
     matmul.address_of_gemm.cache_clear()
     assert_allclose(out, a @ b, rtol=1e-12)
     assert not called
+
+
+def test_without_gemm_blas_keeps_its_threads_for_large_products(monkeypatch):
+    monkeypatch.setattr(matmul, "address_of_gemm", lambda _: None)
+    assert matmul.alone(blas.MANY) is blas.as_it_is
+    assert matmul.alone(blas.MANY - 1) is blas.one_thread
+    assert matmul.alone(blas.FEW) is blas.as_it_is
 
 
 def test_blas_does_not_wake_its_threads_for_a_product():
@@ -128,9 +184,9 @@ SHAPES = [  # x, weight, stride, padding
 ]
 SIZES = {  # what decides which way columns are made
     "as they are": {},
-    "kernels for all": {"RUNS": -1},
-    "on threads": {"RUNS": -1, "MANY": 0},
-    "image by image": {"RUNS": -1, "GROUP": 1, "PIXELS": 1},
+    "kernels for all": {"FEW_RUNS": -1},
+    "on threads": {"FEW_RUNS": -1, "MANY_RUNS": 0},
+    "image by image": {"FEW_RUNS": -1, "GROUP": 1, "PIXELS": 1},
 }
 
 
@@ -172,19 +228,119 @@ def test_convolutions_on_columns_are_the_references(
         assert (np.abs(ours - theirs) <= TOLERANCE[dtype] * (np.abs(size) + 10)).all()
 
 
-def test_arguments_may_lie_in_memory_in_any_way(all_columns):
-    x, w = RNG.standard_normal((3, 8, 8, 6)), RNG.standard_normal((3, 3, 6, 40))
-    dy = RNG.standard_normal((3, 6, 6, 40))
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_arguments_may_lie_in_memory_in_any_way(kernel, all_columns):
+    x, w = RNG.standard_normal((8, 12, 12, 32)), RNG.standard_normal((kernel, kernel, 32, 64))
+    dy = RNG.standard_normal((8, 13 - kernel, 13 - kernel, 64))
+    assert x.size * 64 > matmul.LEAST
     expected = both(reference, x, w, dy)
     turned = [np.asfortranarray(a) for a in (x, w, dy)]
     spread = [np.repeat(a, 2, axis=-1)[..., ::2] for a in (x, w, dy)]
-    for given in (turned, spread):
+    back = [np.ascontiguousarray(a[:, :, ::-1])[:, :, ::-1] for a in (x, w, dy)]
+    for given in (turned, spread, back):
         for ours, theirs in zip(both(fast, *given), expected, strict=True):
             assert_allclose(ours, theirs, atol=1e-11)
 
 
+WIDE_KERNELS = [  # as wide or as high as the image: windows overlap in memory, line by line
+    ((1, 64, 8, 8), (3, 8, 8, 128), {}),
+    ((1, 9, 8, 32), (8, 8, 32, 300), {}),
+    ((1, 20, 6, 16), (3, 8, 16, 256), {"padding": (0, 1)}),
+    ((1, 1, 100, 8), (1, 5, 8, 300), {}),
+    ((1, 1, 100, 16), (1, 5, 16, 512), {"stride": (1, 2)}),
+    ((1, 4000, 3, 1), (2, 1, 1, 200), {"stride": (1, 3)}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("x", "weight", "options"), WIDE_KERNELS)
+def test_windows_that_overlap_in_memory_are_copied(x, weight, options, dtype, all_columns):
+    x, w = RNG.standard_normal(x).astype(dtype), RNG.standard_normal(weight).astype(dtype)
+    y = reference.conv2d_forward(x, w, **options)[0]
+    dy = RNG.standard_normal(y.shape).astype(dtype)
+    terms = both(reference, *map(np.abs, (x, w, dy)), **options)
+    results = both(fast, x, w, dy, **options), both(reference, x, w, dy, **options)
+    for ours, theirs, size in zip(*results, terms, strict=True):
+        assert (np.abs(ours - theirs) <= TOLERANCE[dtype] * (size + 10)).all()
+
+
+def test_each_op_multiplies_while_blas_is_on_one_thread(all_columns, monkeypatch):
+    tell, put = blas.switches()[0]
+    seen, multiply, before = [], matmul.multiply, tell()
+    monkeypatch.setattr(matmul, "multiply", lambda *a: (seen.append(tell()), multiply(*a)))
+    x, w = RNG.standard_normal((30, 12, 12, 32)), RNG.standard_normal((3, 3, 32, 64))
+    put(2)
+    try:
+        y, cache = fast.conv2d_forward(x, w, stride=2)
+        fast.conv2d_backward(y, cache)
+        fast.conv2d_weight_backward(y, cache)
+        columns.input_gradient(x.shape, w, y, cache.window)
+    finally:
+        put(before)
+    assert len(seen) >= 5
+    assert set(seen) == {1}
+
+
+class Watched:
+    """A kernel that writes down how it is called."""
+
+    def __init__(self, kernel, calls):
+        self.kernel, self.calls = kernel, calls
+
+    def __call__(self, *arguments):
+        self.calls.append("threads")
+        self.kernel(*arguments)
+
+    def alone(self, *arguments):
+        self.calls.append("alone")
+        self.kernel.alone(*arguments)
+
+
+def test_images_are_taken_in_groups_and_shared_out(all_columns, monkeypatch):
+    calls = []
+    monkeypatch.setattr(columns, "write_columns", Watched(columns.write_columns, calls))
+    fast.conv2d_forward(np.ones((64, 40, 40, 8)), np.ones((3, 3, 8, 4)), stride=2)
+    assert calls == ["threads"] * (64 * 19 * 19 * 72 // columns.GROUP + 1)
+    calls.clear()
+    fast.conv2d_forward(np.ones((1, 9, 800, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
+    assert calls == ["threads"]
+    calls.clear()
+    monkeypatch.setattr(columns, "FEW_RUNS", -1)
+    fast.conv2d_forward(np.ones((1, 9, 30, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
+    assert calls == ["alone"]
+
+
+PLANS = [  # x, weight, stride: forward, gradient of the input, of the weight
+    ((128, 32, 32, 3), (3, 3, 3, 16), 1, "direct direct direct"),
+    ((32, 17, 17, 16), (3, 3, 16, 32), 2, "direct direct direct"),
+    ((32, 5, 5, 17), (4, 4, 17, 511), 1, "columns columns columns"),
+    ((8, 28, 28, 512), (1, 1, 512, 1), (4, 1), "columns columns columns"),
+    ((2, 4, 4, 3), (3, 3, 3, 5), 1, "columns columns columns"),
+]
+
+
+@pytest.mark.parametrize(("x", "weight", "stride", "expected"), PLANS)
+def test_the_way_of_a_convolution(x, weight, stride, expected):
+    conv = pytest.importorskip("minires.ops.fast.conv")
+    f = np.dtype(np.float32)
+    plan = conv.plan_of(x, f, weight, f, stride, 0, 1, 1)
+    assert " ".join(way.__name__.rpartition(".")[2] for way in plan[1:4]) == expected
+
+
+@pytest.mark.parametrize("tiles", [(True, True), (True, False), (False, True), (False, False)])
+def test_tiles_for_the_image_mean_tiles_for_the_weights(tiles, monkeypatch):
+    conv = pytest.importorskip("minires.ops.fast.conv")
+    back, weight = tiles
+    monkeypatch.setattr(choice, "backward_pays", lambda *_: back)
+    monkeypatch.setattr(choice, "weight_pays", lambda *_: weight)
+    f = np.dtype(np.float32)
+    plan = conv.choose((2, 9, 9, 8), f, (5, 5, 8, 8), f, 1, 0, 1, 1)
+    assert plan.back is (conv.direct if back else columns)
+    assert plan.weight is (conv.direct if back or weight else columns)
+
+
 def test_what_lies_behind_an_image_is_not_read(all_columns, monkeypatch):
-    monkeypatch.setattr(columns, "RUNS", -1)
+    monkeypatch.setattr(columns, "FEW_RUNS", -1)
     room = np.full(1000, np.nan)
     x = room[300:480].reshape(2, 6, 5, 3)
     x[...] = 1
@@ -216,17 +372,22 @@ def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even):
     assert_array_equal(cols, reference.conv.rows(reference.conv.im2col(x, window)))
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (30, 20, 20, 24), (2, 150, 150, 3), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 5, 7), (30, 20, 20, 24), (2, 150, 150, 3), (1, 1, 1, 1), (64, 112, 112, 16)]
+)
 @pytest.mark.parametrize("few", [0, 2**40])
-def test_sums_over_pixels_keep_their_digits(shape, few, monkeypatch):
+@pytest.mark.parametrize("noise", [0, 1])
+def test_sums_over_pixels_keep_their_digits(shape, few, noise, monkeypatch):
     monkeypatch.setattr(columns, "FEW", few)
-    dy = (RNG.standard_normal(shape) + 5).astype(np.float32)
+    dy = (noise * RNG.standard_normal(shape) + 5.1).astype(np.float32)
     expected = dy.reshape(-1, shape[3]).sum(axis=0, dtype=np.float64)
     assert_allclose(columns.channel_sum(dy), expected, rtol=4 * np.finfo(np.float32).eps)
 
 
 def test_a_bias_of_another_length_is_an_error_before_anything_is_computed(all_columns):
     x, w = np.ones((2, 5, 5, 3)), np.ones((3, 3, 3, 4))
+    with pytest.raises(ValueError, match=r"bias.*\(4,\)"):
+        fast.prepare_conv2d_add_relu(x.shape, w, np.ones(5))
     with pytest.raises(ValueError, match=r"bias.*\(4,\)"):
         fast.conv2d_forward(x, w, np.ones(5))
     with pytest.raises(ValueError, match="dy"):

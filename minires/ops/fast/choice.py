@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from minires.ops.fast import scatter
 from minires.ops.fast.bands import Place, idle_rows, pixel_rows, steps
-from minires.ops.fast.columns import MANY, even_pixels, runs_of
+from minires.ops.fast.columns import MANY_RUNS, even_pixels, runs_of
 from minires.ops.fast.direct import shares_of
 from minires.ops.fast.jit import CHUNKS
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-DOUBT = 1.3  # how much faster the tiles must be to be taken for one gradient of two
+ONE_OF_TWO = 1.3  # how much faster the tiles must be to be taken for the weights' gradient alone
 SMALL_DOUBT = 1.15  # and where there is little to do, nearly all of it Python
 NARROW = 64  # lines of a matrix below which each costs BLAS more
 SPILL = 2**15  # numbers from which columns are written by several threads
@@ -52,7 +52,7 @@ def weight_pays(x_shape, w_shape, window, dtype):
     blas = 11 + 5.1e-3 * n.runs + 2.5e-4 * n.columns + 6.6e-5 * n.outputs + 1.6e-4 * n.weights
     for lines, price in (1, 1.8e-5), (n.taps, 2.9e-4), (n.filters, 5.8e-5):
         blas += price * n.products / min(lines, NARROW)
-    return tiles * DOUBT < blas
+    return tiles * ONE_OF_TWO < blas
 
 
 def backward_pays(x_shape, w_shape, window, dtype):
@@ -117,7 +117,7 @@ def amounts(x_shape, w_shape, window, dtype):
         products=products,
         tiled=products * idle(filters) * row / (KW * C),
         copies=KH * row * padded * -(-CHUNKS // shares),
-        runs=runs if runs < 2 * MANY else runs / 2 + MANY,
+        runs=runs if runs < 2 * MANY_RUNS else runs / 2 + MANY_RUNS,
         columns=columns if columns < SPILL else columns / 2,
     )
 

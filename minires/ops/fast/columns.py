@@ -25,15 +25,15 @@ from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import FEW, WIDEST, clear, copy
 from minires.ops.fast.simd import lanes, load, store
 from minires.ops.reference.conv import pad
-from minires.ops.reference.sums import channel_sum as few_sums
+from minires.ops.reference.sums import channel_sum as sum_by_numpy
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
-RUNS, LITTLE = (
-    2**11,
-    2**15 - 2**8,
-)  # copies of a kernel row, and numbers, up to which NumPy is faster
-MANY, LINE = 2**11, 16  # kernel rows, and lines of so many numbers, that threads share
+FEW_RUNS = 2**11  # runs of contiguous numbers in the columns that NumPy copies as fast
+FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
+MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
+FEW_SUMMANDS = 2**12  # that NumPy adds up faster in one step than image by image
+CHAIN = 32  # rows added up in float32; such sums are added in float64
 
 
 def forward(x, weight, bias, window):
@@ -52,6 +52,8 @@ def forward(x, weight, bias, window):
 
 def prepared(x_shape, weight, bias, window):
     """`forward` of images of one shape."""
+    if bias is not None:
+        checked(bias, weight)
     return lambda x: forward(x, weight, bias, window)
 
 
@@ -130,15 +132,17 @@ def even_pixels(shape, window):
 def columns(x, window):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
+    if even_pixels(x.shape, window):
+        return windows(x, window).reshape(shape)
     runs, numbers = runs_of(len(x), window), math.prod(shape)
-    if (runs <= RUNS and numbers <= LITTLE) or even_pixels(x.shape, window):
-        return windows(pad(x, window.padding), window).reshape(shape)
+    if runs <= FEW_RUNS and numbers <= FEW_NUMBERS:
+        return windows(pad(x, window.padding), window).copy().reshape(shape)
     cols = empty(shape, x.dtype)
-    if runs <= RUNS and numbers <= FEW:
+    if runs <= FEW_RUNS and numbers <= FEW:
         seen_ones = windows(pad(x, window.padding), window)
         cols.reshape(seen_ones.shape)[...] = seen_ones
         return cols
-    run = write_columns.alone if runs + numbers // LINE < MANY else write_columns
+    run = write_columns.alone if runs + numbers // LINE < MANY_RUNS else write_columns
     run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
     return cols
 
@@ -167,7 +171,7 @@ def add_back(dcols, dx, window):
         windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
         return
     runs = 2 * dcols.size // (window.kernel[1] * dx.shape[3])
-    run = fold.alone if runs + dcols.size // LINE < MANY else fold
+    run = fold.alone if runs + dcols.size // LINE < MANY_RUNS else fold
     run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))
 
 
@@ -285,33 +289,30 @@ def fold(k, dcols, dx, s):
 def channel_sum(dy):
     """(N, OH, OW, F) -> (F,)."""
     F = dy.shape[3]
-    if dy.size < SMALL:
+    if dy.size < FEW_SUMMANDS:
         return dy.reshape(-1, F).sum(axis=0, dtype=np.float64).astype(dy.dtype)
     width = F * WIDEST // math.gcd(F, WIDEST)
     rows = dy.size // width
-    if dy.size < FEW or rows < BLOCK:
-        return few_sums(dy)
-    parts = empty((CHUNKS, width), dy.dtype)
-    sum_rows(CHUNKS, dy.reshape(-1), rows, parts)
+    if dy.size < FEW or rows < CHUNKS * CHAIN:
+        return sum_by_numpy(dy)
+    parts, totals = empty((CHUNKS, width), dy.dtype), np.zeros((CHUNKS, width))
+    sum_rows(CHUNKS, dy.reshape(-1), rows, parts, totals)
     rest = dy.reshape(-1)[rows * width :].reshape(-1, F)
-    total = parts.reshape(-1, F).sum(axis=0, dtype=np.float64) + rest.sum(axis=0, dtype=np.float64)
+    total = totals.reshape(-1, F).sum(axis=0) + rest.sum(axis=0, dtype=np.float64)
     return total.astype(dy.dtype)
 
 
-SMALL = 2**12  # numbers
-BLOCK = 128  # rows added up before their sum is added to the others': less rounding
-
-
 @kernel
-def sum_rows(k, dy, rows, parts):
+def sum_rows(k, dy, rows, parts, totals):
     """The sums of some rows: so many pixels that they fill whole registers."""
-    v, total, width = lanes(dy), parts[k], parts.shape[1]
-    clear(total, 0, width)
+    v, part, width = lanes(dy), parts[k], parts.shape[1]
     start, stop = k * rows // CHUNKS, (k + 1) * rows // CHUNKS
-    for first in range(start, stop, BLOCK):
-        last = min(first + BLOCK, stop)
+    for first in range(start, stop, CHAIN):
+        last = min(first + CHAIN, stop)
         for f in range(0, width, v):
-            part = load(dy, first * width + f)
+            t = load(dy, first * width + f)
             for q in range(first + 1, last):
-                part = part + load(dy, q * width + f)
-            store(total, f, load(total, f) + part)
+                t = t + load(dy, q * width + f)
+            store(part, f, t)
+        for f in range(width):
+            totals[k, f] += part[f]

@@ -24,18 +24,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minires.ops.fast.blas import FEW, as_it_is, libraries, one_thread
+from minires.ops.fast.blas import FEW, as_it_is, calm, libraries, one_thread
 from minires.ops.fast.jit import CHUNKS, PARTS, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import address
 
-MANY = 2**20  # multiply-adds from which a product is cut
+LEAST = 2**20  # multiply-adds from which a product is cut
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
 UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
 SIDE = 16  # rows, columns or terms in a block: a multiple of that
+CHAIN = 256  # terms of a long sum that one call adds up: less rounding
 LONG = 8  # how many times longer than rows and columns sums are, if they are cut
 NAMES = "scipy_cblas_{}gemm64_", "cblas_{}gemm64_"  # with 64-bit sizes; in wheels of NumPy
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of the C interface to BLAS
+SINGLE = np.dtype(np.float32)
 I1, I32 = ir.IntType(1), ir.IntType(32)
 
 
@@ -62,7 +64,9 @@ ROWS, COLS, TERMS = range(3)
 
 def alone(products):
     """A context for products of so many multiply-adds: BLAS stays on the thread that calls it."""
-    return one_thread if products > FEW else as_it_is
+    if products <= FEW:
+        return as_it_is
+    return one_thread if address_of_gemm(SINGLE) else calm(products)
 
 
 def matmul(a, b, out, adds=False):
@@ -71,16 +75,16 @@ def matmul(a, b, out, adds=False):
     Parameters
     ----------
     a, b : (M, K), (K, N)
-        With rows, or else columns, of contiguous numbers.
+        Copied, if neither their rows nor their columns are contiguous numbers.
     out : (M, N), C-contiguous
         All of one dtype, float32 or float64.
     """
     (rows, inner), cols = a.shape, b.shape[1]
-    gemm = rows * inner * cols >= MANY and address_of_gemm(a.dtype)
+    gemm = rows * inner * cols >= LEAST and address_of_gemm(a.dtype)
     if not gemm:
         return plain(a, b, out, adds)
     cut, count = blocks(rows, inner, cols)
-    (a_turned, a_step), (b_turned, b_step) = layout(a), layout(b)
+    (a, a_turned, a_step), (b, b_turned, b_step) = lines(a), lines(b)
     g = Blocks(
         *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
         *(rows, inner, cols, int(adds and cut != TERMS), cut, count),
@@ -95,25 +99,29 @@ def matmul(a, b, out, adds=False):
     return np.add.reduce(sums, axis=0, out=out)
 
 
-def layout(a):
-    """Whether the columns of `a` are its lines of contiguous numbers, and the step between lines.
+def lines(a):
+    """`a`, whether its columns are its lines of contiguous numbers, and the step between lines.
 
-    A line that is alone has any step; BLAS expects at least its length.
+    A copy, if it has no such lines or if they overlap. The step of a line that is alone may be
+    anything; BLAS expects at least its length.
     """
-    down, along = (stride // a.itemsize for stride in a.strides)
-    if along == 1 or a.shape[1] == 1:
-        return 0, max(down, a.shape[1])
-    return 1, max(along, a.shape[0])
+    (rows, cols), (down, along) = a.shape, (stride // a.itemsize for stride in a.strides)
+    if not any(stride % a.itemsize for stride in a.strides):
+        if (along == 1 or cols == 1) and (down >= cols or rows == 1):
+            return a, 0, max(down, cols)
+        if (down == 1 or rows == 1) and (along >= rows or cols == 1):
+            return a, 1, max(along, rows)
+    return np.ascontiguousarray(a), 0, cols
 
 
 def blocks(rows, inner, cols):
     """How a product is cut, and into how many blocks: a power of two."""
     size, cut = max((rows, ROWS), (cols, COLS))
-    if inner > LONG * size:
-        return TERMS, power_of_two(inner // BLOCK, CHUNKS)
     few = -(-rows * inner * cols // UNPACKED)  # blocks
     if few <= CHUNKS and size >= SIDE * few:
         return cut, power_of_two(2 * few - 1, CHUNKS)
+    if inner > LONG * size:
+        return TERMS, power_of_two(inner // BLOCK, CHUNKS)
     return cut, power_of_two(size // BLOCK, PARTS)
 
 
@@ -151,20 +159,24 @@ def multiply(k, c, g):
     n = last - first
     row, term = (1, g.a_step) if g.a_turned else (g.a_step, 1)
     if g.cut == ROWS:
-        gemm(c, first * g.cols, first * row, 0, n, g.inner, g.cols, g)
+        gemm(c, first * g.cols, first * row, 0, n, g.inner, g.cols, g, g.adds > 0)
     elif g.cut == COLS:
-        gemm(c, first, 0, first * (g.b_step if g.b_turned else 1), g.rows, g.inner, n, g)
+        gemm(
+            c, first, 0, first * (g.b_step if g.b_turned else 1), g.rows, g.inner, n, g, g.adds > 0
+        )
     else:
-        j = first * (1 if g.b_turned else g.b_step)
-        gemm(c, k * g.rows * g.cols, first * term, j, g.rows, n, g.cols, g)
+        o, next_b = k * g.rows * g.cols, 1 if g.b_turned else g.b_step
+        for t in range(first, last, CHAIN):
+            n = min(CHAIN, last - t)
+            gemm(c, o, t * term, t * next_b, g.rows, n, g.cols, g, t > first)
 
 
 @intrinsic
-def gemm(typing, c, o, i, j, rows, inner, cols, g):
-    """c[o ...] = a[i ...] @ b[j ...]: one call of BLAS."""
+def gemm(typing, c, o, i, j, rows, inner, cols, g, adds):
+    """c[o ...] = a[i ...] @ b[j ...], or += if it adds: one call of BLAS."""
 
     def emit(context, build, signature, values):
-        array, o, i, j, rows, inner, cols, g = values
+        array, o, i, j, rows, inner, cols, g, adds = values
         number = context.get_value_type(c.dtype)
         pointer, g = number.as_pointer(), Blocks(*cgutils.unpack_tuple(build, g))
 
@@ -177,10 +189,10 @@ def gemm(typing, c, o, i, j, rows, inner, cols, g):
         one, zero = ir.Constant(number, 1.0), ir.Constant(number, 0.0)
         given = [I32(ROW_MAJOR), turned(g.a_turned), turned(g.b_turned), rows, cols, inner, one]
         given += [at(g.a, i), g.a_step, at(g.b, j), g.b_step]
-        given += [build.select(build.trunc(g.adds, I1), one, zero)]
+        given += [build.select(adds, one, zero)]
         given += [address(context, build, signature.args[0], array, o), g.cols]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
         build.call(build.inttoptr(g.gemm, kind.as_pointer()), given)
         return context.get_dummy_value()
 
-    return types.void(c, *[types.intp] * 6, g), emit
+    return types.void(c, *[types.intp] * 6, g, types.boolean), emit
