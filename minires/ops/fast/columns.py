@@ -132,11 +132,11 @@ def even_pixels(shape, window):
 def columns(x, window):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
-    if even_pixels(x.shape, window):
-        return windows(x, window).reshape(shape)
     runs, numbers = runs_of(len(x), window), math.prod(shape)
     if runs <= FEW_RUNS and numbers <= FEW_NUMBERS:
         return windows(pad(x, window.padding), window).copy().reshape(shape)
+    if even_pixels(x.shape, window):
+        return windows(x, window).reshape(shape)
     cols = empty(shape, x.dtype)
     if runs <= FEW_RUNS and numbers <= FEW:
         seen_ones = windows(pad(x, window.padding), window)
