@@ -108,7 +108,8 @@ def start_threads():
     (AMD EPYC, Zen 4). Where waking a thread takes longer, 5,000 are too few: on an Intel Xeon
     (AVX-512, AMX; 2026-11-30) a step took 44 and 46 ms with 5,000, 39 and 39 with 40,000 (two runs
     each of `GOMP_SPINCOUNT=40000 python -m benchmarks.train_step --batch 32 --rounds 4 --burst 8
-    --contenders minires-fused`), at batch 128 125 and 121 (one each, `--burst 4`).
+    --contenders minires-fused`), at batch 128 125 and 121 (one each, `--burst 4`). On the AMD it
+    makes no difference, 25.2 against 25.1 and 25.5 ms (2026-11-30).
     """
     ours = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
     if ours:
