@@ -27,8 +27,8 @@ import numpy as np
 ALIGNMENT = 64
 SMALL = 2**12  # bytes; below, NumPy's own allocator is faster
 LARGE = 2**18  # from which arrays are in other segments: images; below are weights
-SEGMENTS = 2**22, 2**25  # bytes in those of small and large arrays, at least; untouched, they are
-# no more than addresses
+SEGMENTS = 2**22, 2**23  # bytes in those of small and large arrays, at least. In larger ones more
+# room is left between arrays that stay (`python -m benchmarks.memory`: 430 MB with 2**25, now 423)
 
 
 class Segment:
