@@ -93,7 +93,7 @@ def test_a_line_that_is_alone_has_a_step_that_blas_accepts():
 def test_long_sums_keep_their_digits():
     eps = np.finfo(np.float32).eps
     for terms in (20000, 60000, 300000):
-        a, b = np.full((8, terms), 0.1, np.float32), np.full((terms, 8), 0.7, np.float32)
+        a, b = np.full((terms, 8), 0.1, np.float32).T, np.full((terms, 8), 0.7, np.float32)
         expected = terms * np.float64(a[0, 0]) * np.float64(b[0, 0])
         found = product(a, b, np.empty((8, 8), np.float32))
         assert_allclose(found, expected, rtol=40 * eps)
@@ -316,6 +316,7 @@ PLANS = [  # x, weight, stride: forward, gradient of the input, of the weight
     ((32, 5, 5, 17), (4, 4, 17, 511), 1, "columns columns columns"),
     ((8, 28, 28, 512), (1, 1, 512, 1), (4, 1), "columns columns columns"),
     ((2, 4, 4, 3), (3, 3, 3, 5), 1, "columns columns columns"),
+    ((256, 32, 1, 5), (1, 1, 5, 8), 2, "columns columns columns"),  # its pixels need no copy
 ]
 
 

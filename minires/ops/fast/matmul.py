@@ -109,8 +109,8 @@ def lines(a):
     if not any(stride % a.itemsize for stride in a.strides):
         if (along == 1 or cols == 1) and (down >= cols or rows == 1):
             return a, 0, max(down, cols)
-        if (down == 1 or rows == 1) and (along >= rows or cols == 1):
-            return a, 1, max(along, rows)
+        if (down == 1 or rows == 1) and along >= rows:
+            return a, 1, along
     return np.ascontiguousarray(a), 0, cols
 
 
