@@ -38,8 +38,7 @@ CHAIN = 32  # rows added up in float32; such sums are added in float64
 
 def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
-    if bias is not None:
-        checked(bias, weight)
+    checked(bias, weight)
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
     with alone(y.size * len(w)):
@@ -52,19 +51,24 @@ def forward(x, weight, bias, window):
 
 def prepared(x_shape, weight, bias, window):
     """`forward` of images of one shape."""
-    if bias is not None:
-        checked(bias, weight)
+    checked(bias, weight)
     return lambda x: forward(x, weight, bias, window)
 
 
 def checked(bias, weight):
-    """The bias, if it is one for these weights."""
-    expect_array("conv2d", "bias", bias, weight.shape[3:], dtype=weight.dtype, like="the weight")
+    """The bias, None or one for these weights."""
+    if bias is not None:
+        given = "bias", bias, weight.shape[3:]
+        expect_array("conv2d", *given, dtype=weight.dtype, like="the weight")
     return bias
 
 
 def backward(x, weight, dy, window):
-    """dx, dweight and dbias."""
+    """dx, dweight and dbias: `weight_gradient` and `input_gradient` group by group.
+
+    Each part of dy is then read for both while it is in the cache, and what Python does, the larger
+    part where there is little to do, is done once.
+    """
     F = weight.shape[3]
     dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty(weight.shape, x.dtype)
     with alone(dy.size * len(w)):
