@@ -86,41 +86,40 @@ def gradients(given, lines, masks, x, weight, x_lines, other=None):
     s = sizes(x.shape, given[0].shape, ((1, 0), (1, 0)))  # of dweight
     blocks = -(-len(x) * s.down * s.across // TILES)
     parts = winograd.gradient_parts(blocks, s)
-    dU = empty((parts, 36 * s.gradient_step), x.dtype)
-    db, bias = empty((parts, s.fs), x.dtype), np.zeros(s.C, x.dtype)
+    dw, db = empty((parts, 9 * s.cs * s.fs), x.dtype), empty((parts, s.fs), x.dtype)
+    bias = np.zeros(s.C, x.dtype)
     U = winograd.transformed(turned(weight), back)
     dx = empty(x.shape, x.dtype)
     after = After(other is not None, False, False)
     other = bias if other is None else other.reshape(-1)
     images = *(image.reshape(-1) for image in (*given, x)), other, dx.reshape(-1)
     sums = np.zeros((parts, 2, x_lines.shape[1]))
-    norms, results = (lines, masks, x_lines), (dU, db, sums)
+    norms, results = (lines, masks, x_lines), (dw, db, sums)
     cuts = cuts_of_work(back, s)
     work = scratch(x.dtype, cuts[-1])
     both(parts, images, norms, U, bias, results, len(x), back, s, after, work, cuts)
-    of_weight = winograd.gradients_of(dU, db, s, work)
-    return dx, *of_weight, sums if sums.size else None
+    return dx, *winograd.added_up(dw, db, s), sums if sums.size else None
 
 
 def cuts_of_work(back, s):
-    """Where V, M, dM, the band of dy, the band of x and an edge end in the working memory."""
+    """Where V, M, dM, the bands of dy and x, an edge and dU end in the working memory."""
     most = TILES * 36 * max(s.C, s.F)
     bands = (4 * back.deep + 2) * back.width * s.F, (4 * s.deep + 2) * s.width * s.C
-    return tuple(itertools.accumulate((most, most, TILES * 36 * s.F, *bands, 16 * s.C)))
+    rest = 16 * s.C, 36 * s.gradient_step
+    return tuple(itertools.accumulate((most, most, TILES * 36 * s.F, *bands, *rest)))
 
 
 @kernel
 def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
-    """Part k of dU, db and sums, and its tiles of dx."""
-    (a, d, x, other, dx), (lines, masks, x_lines), (dU, db, sums) = images, norms, results
+    """Part k of dw, db and sums, and its tiles of dx."""
+    (a, d, x, other, dx), (lines, masks, x_lines), (dw, db, sums) = images, norms, results
     parts = len(db)
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
-    V, M, dM, dy_band, x_band, edge = carve(work[get_thread_id()], cuts)
-    dUk, dbk = dU[k], db[k]
-    dUk[:] = 0
+    V, M, dM, dy_band, x_band, edge, dU = carve(work[get_thread_id()], cuts)
+    dbk, held_dy, held_x = db[k], -1, -1
+    dU[:] = 0
     dbk[:] = 0
-    held_dy = held_x = -1
     for block in range(k * blocks // parts, (k + 1) * blocks // parts):
         first = block * TILES
         here = min(TILES, tiles - first)
@@ -131,15 +130,17 @@ def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
         held_x = tiles_in(x, x_lines, first, here, x_band, held_x, V, s)
         if x_lines.shape[1] > 0:
             add_sums(dx, x, x_lines, first, here, edge, sums[k], s)
-        winograd.multiply_gradient(V, dM, dUk, first, here, x, a, s)
+        winograd.multiply_gradient(V, dM, dU, first, here, x, a, s)
         winograd.add_bias_gradient(dM, here, dbk, s)
+    winograd.transform_gradient(dU, dw[k], s)
 
 
 @inlined
 def carve(work, cuts):
     """The working memory in its parts."""
-    i, j, k, n, m, end = cuts
-    return work[:i], work[i:j], work[j:k], work[k:n], work[n:m], work[m:end]
+    i, j, k, n, m, o, end = cuts
+    bands = work[k:n], work[n:m]
+    return work[:i], work[i:j], work[j:k], *bands, work[m:o], work[o:end]
 
 
 @inlined

@@ -14,6 +14,7 @@ import ctypes
 import functools
 import os
 import threading
+import time
 
 import numba
 from numba.core.dispatcher import Dispatcher
@@ -64,6 +65,7 @@ class Turn:
 
 
 PATIENCE = 2  # late kernels
+LONG = 2e-4  # seconds
 
 
 def leave_core():
@@ -151,7 +153,9 @@ def kernel(part):
     def call(n, *args):
         with turn.lock:
             turn.last_first = not turn.last_first
-            turn.note(run(n, not forks.lost_threads, turn.last_first, *args))
+            start = time.perf_counter()
+            late = run(n, not forks.lost_threads, turn.last_first, *args)
+            turn.note(late and time.perf_counter() - start > LONG)
 
     @functools.wraps(part)
     def alone(n, *args):
@@ -161,7 +165,9 @@ def kernel(part):
     @functools.wraps(part)
     def aside(n, *args):
         with turn.lock:
-            turn.note(run(n, not forks.lost_threads, False, *args))
+            start = time.perf_counter()
+            late = run(n, not forks.lost_threads, False, *args)
+            turn.note(late and time.perf_counter() - start > LONG)
 
     call.alone, call.aside = alone, aside
     return call

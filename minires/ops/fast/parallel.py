@@ -79,8 +79,10 @@ def run_parts(typing, part, n, threads, last_first, args):
         context.active_code_library.add_linking_library(compiled.library)
         size = cgutils.get_or_insert_function(b.module, ir.FunctionType(INT, []), "get_num_threads")
         count = b.select(threads, b.zext(b.call(size, []), SIZE), SIZE(1))
-        counters = b.alloca(SIZE, size=b.add(count, SIZE(1)))  # one a thread, and who has begun
-        cgutils.memset(b, counters, b.mul(b.add(count, SIZE(1)), SIZE(8)), 0)
+        lines = b.add(count, SIZE(1))  # one for each thread, and one for who has begun
+        counters = b.alloca(SIZE, size=b.mul(lines, SIZE(LINE)))
+        counters.align = 8 * LINE
+        cgutils.memset(b, counters, b.mul(lines, SIZE(8 * LINE)), 0)
         shared = cgutils.pack_struct(b, [args, INT(0), INT(0), counters, count, n, last_first])
         shared = cgutils.alloca_once_value(b, shared)
         task = define_task(context, b.module, compiled.fndesc, shared.type)
@@ -100,6 +102,8 @@ BYTES, SIZES = ir.IntType(8).as_pointer(), SIZE.as_pointer()
 TASK = ir.FunctionType(VOID, [BYTES.as_pointer(), SIZES, SIZES, BYTES])  # what the pool calls
 
 
+RESERVE = 4  # of so many parts of a range the last is left to its owner
+LINE = 16  # counters that fill two cache lines, which cores fetch together
 ARGS, FAILED, LATE, COUNTERS, THREADS, PARTS, LAST_FIRST = range(7)  # the fields of `shared`
 
 
@@ -111,6 +115,11 @@ def field(b, shared, index):
 def failure(b, shared):
     """The address of the number that a failing part sets to 1."""
     return field(b, shared, FAILED)
+
+
+def counter(b, counters, index):
+    """The address of a counter; each has cache lines of its own."""
+    return b.gep(counters, [b.mul(index, SIZE(LINE))])
 
 
 def define_task(context, module, part, shared_type):
@@ -127,7 +136,7 @@ def define_task(context, module, part, shared_type):
     args, counters, threads, parts, last_first = (
         b.load(field(b, shared, index)) for index in (ARGS, COUNTERS, THREADS, PARTS, LAST_FIRST)
     )
-    arrived = b.gep(counters, [threads])
+    arrived = counter(b, counters, threads)
     b.atomic_rmw("add", arrived, SIZE(1), "monotonic")
     call = context.declare_function(module, part), part.restype, part.argtypes
     thread = b.sub(b.ptrtoint(b.load(first), SIZE), b.ptrtoint(data, SIZE))
@@ -135,11 +144,18 @@ def define_task(context, module, part, shared_type):
         owner = b.urem(b.add(thread, others.index), threads)
         start = b.udiv(b.mul(owner, parts), threads)
         stop = b.udiv(b.mul(b.add(owner, SIZE(1)), parts), threads)
-        again, act, end = map(task.append_basic_block, ("again", "act", "end"))
+        count = b.sub(stop, start)
+        own = b.icmp_signed("==", others.index, SIZE(0))
+        allowed = b.select(own, count, b.udiv(b.mul(count, SIZE(RESERVE - 1)), SIZE(RESERVE)))
+        again, take, act, end = map(task.append_basic_block, ("again", "take", "act", "end"))
         b.branch(again)
         b.position_at_end(again)
-        begun = b.atomic_rmw("add", b.gep(counters, [owner]), SIZE(1), "monotonic")
-        b.cbranch(b.icmp_signed("<", begun, b.sub(stop, start)), act, end)
+        begun = counter(b, counters, owner)
+        left = b.icmp_signed("<", b.load_atomic(begun, "monotonic", align=8), allowed)
+        b.cbranch(left, take, end)
+        b.position_at_end(take)
+        begun = b.atomic_rmw("add", begun, SIZE(1), "monotonic")
+        b.cbranch(b.icmp_signed("<", begun, count), act, end)
         b.position_at_end(act)
         k = b.select(last_first, b.sub(b.sub(stop, SIZE(1)), begun), b.add(start, begun))
         values = [k, *cgutils.unpack_tuple(b, args)]

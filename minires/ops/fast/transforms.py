@@ -211,11 +211,14 @@ def weight_in(w, i, tap, U, o, step):
 
 
 @inlined
-def weight_out(S, dw, o, tap):
-    """dw[o], dw[o + tap], ... = G' dU G for the 36 registers of S."""
-    v = lanes(S)
-    p, q, r = gt(load6(S, 0, 6 * v)), gt(load6(S, v, 6 * v)), gt(load6(S, 2 * v, 6 * v))
-    s, t, u = gt(load6(S, 3 * v, 6 * v)), gt(load6(S, 4 * v, 6 * v)), gt(load6(S, 5 * v, 6 * v))
+def weight_out(dU, i, step, dw, o, tap):
+    """dw[o], dw[o + tap], ... = G' dU G for the 36 registers at dU[i], dU[i + step], ..."""
+    p = gt(load6(dU, i, 6 * step))
+    q = gt(load6(dU, i + step, 6 * step))
+    r = gt(load6(dU, i + 2 * step, 6 * step))
+    s = gt(load6(dU, i + 3 * step, 6 * step))
+    t = gt(load6(dU, i + 4 * step, 6 * step))
+    u = gt(load6(dU, i + 5 * step, 6 * step))
     store3(dw, o, tap, gt((p[0], q[0], r[0], s[0], t[0], u[0])))
     store3(dw, o + 3 * tap, tap, gt((p[1], q[1], r[1], s[1], t[1], u[1])))
     store3(dw, o + 6 * tap, tap, gt((p[2], q[2], r[2], s[2], t[2], u[2])))

@@ -35,7 +35,7 @@ import numpy as np
 from numba import get_thread_id
 
 from minires.ops.fast.epilogue import NOTHING, After, join_block
-from minires.ops.fast.jit import CHUNKS, inlined, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel, part_of
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import LITTLE, clear, padded, turned
@@ -140,29 +140,28 @@ def weight_gradient(x, dy, window, lines=NO_LINES):
     s = sizes(x.shape, dy.shape, window.padding)
     blocks = -(-len(x) * s.down * s.across // TILES)
     parts = gradient_parts(blocks, s)
-    dU = empty((parts, 36 * s.gradient_step), x.dtype)
-    db = empty((parts, s.fs), x.dtype)
-    work = scratch(x.dtype, s.work)
+    dw, db = empty((parts, 9 * s.cs * s.fs), x.dtype), empty((parts, s.fs), x.dtype)
+    work = scratch(x.dtype, s.work + 36 * s.gradient_step)
     little = 36 * blocks * TILES * s.cs * s.fs < LITTLE // 4
     run = correlate_gradient.alone if little else correlate_gradient
-    run(parts, x.reshape(-1), lines, dy.reshape(-1), len(x), dU, db, s, work)
-    return gradients_of(dU, db, s, work)
+    run(parts, x.reshape(-1), lines, dy.reshape(-1), len(x), dw, db, s, work)
+    return added_up(dw, db, s)
 
 
 def gradient_parts(blocks, s):
-    """Into how many parts the blocks are cut; dU is cleared and added once for each."""
+    """Into how many parts the blocks are cut; dU is cleared and transformed once for each."""
     several = 1 if s.cs * s.fs <= SMALL // 36 else 4
     return max(1, min(CHUNKS, blocks // several))
 
 
-def gradients_of(dU, db, s, work):
-    """dweight and dbias from the parts of dU and db."""
-    dw = empty((3, 3, s.cs, s.fs), dU.dtype)
-    run = gradient_of_weight.alone if dU.size < SMALL else gradient_of_weight.aside
-    run(s.cs, dU.reshape(-1), len(dU), s, dw.reshape(-1), work)
+def added_up(dw, db, s):
+    """dweight and dbias from their parts."""
+    total = empty((3, 3, s.cs, s.fs), dw.dtype)
+    run = add_parts.alone if dw.size < SMALL else add_parts.aside
+    run(PARTS, dw, total.reshape(-1))
     if (s.cs, s.fs) != (s.C, s.F):
-        dw = np.ascontiguousarray(dw[:, :, : s.C, : s.F])
-    return dw, db.sum(axis=0)[: s.F]
+        total = np.ascontiguousarray(total[:, :, : s.C, : s.F])
+    return total, db.sum(axis=0)[: s.F]
 
 
 # ---- weights
@@ -198,19 +197,22 @@ def transform_weight(c, weight, s, U):
                 clear(U, o + e * s.step, v)
 
 
+@inlined
+def transform_gradient(dU, dw, s):
+    """dw (3, 3, channels, filters) = G' dU G."""
+    for o in range(0, s.cs * s.fs, lanes(dU)):
+        weight_out(dU, o, s.gradient_step, dw, o, s.cs * s.fs)
+
+
 @kernel
-def gradient_of_weight(c, dU, parts, s, dw, work):
-    """dw (3, 3, channels, filters) = G' dU G, dU summed over its parts in their order."""
-    v = lanes(dU)
-    S = work[get_thread_id()]
-    for f in range(0, s.fs, v):
-        o = c * s.fs + f
-        for e in range(36):
-            total = load(dU, e * s.gradient_step + o)
-            for k in range(1, parts):
-                total = total + load(dU, (k * 36 + e) * s.gradient_step + o)
-            store(S, e * v, total)
-        weight_out(S, dw, o, s.cs * s.fs)
+def add_parts(k, parts, total):
+    """Run k of total = parts[0] + parts[1] + ..."""
+    out = part_of(total, k)
+    out[:] = part_of(parts[0], k)
+    for i in range(1, len(parts)):
+        part = part_of(parts[i], k)
+        for j in range(min(out.size, part.size)):
+            out[j] += part[j]
 
 
 # ---- the 36 products, and the kernels
@@ -323,23 +325,24 @@ def convolve(chunk, x, lines, U, bias, other, y, parts, counts, N, s, after, wor
 
 
 @kernel
-def correlate_gradient(k, x, lines, dy, N, dU, db, s, work):
-    """Part k of dU (36, channels, filters) and of db: the sum over its blocks, in their order."""
+def correlate_gradient(k, x, lines, dy, N, dw, db, s, work):
+    """Part k of dw (9 * channels * filters) and of db: the sum over its blocks, in their order."""
     parts = len(db)
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
-    V, M, band, dy_band = parts_of(work[get_thread_id()], s)
-    held = -1
-    dUk, dbk = dU[k], db[k]
-    dUk[:] = 0
+    space = work[get_thread_id()]
+    V, M, band, dy_band = parts_of(space[: s.work], s)
+    dU, dbk, held = space[s.work : s.work + 36 * s.gradient_step], db[k], -1
+    dU[:] = 0
     dbk[:] = 0
     for block in range(k * blocks // parts, (k + 1) * blocks // parts):
         first = block * TILES
         here = min(TILES, tiles - first)
         held = tiles_in(x, lines, first, here, band, held, V, s)
         tiles_dy(dy, first, here, dy_band, M, s)
-        multiply_gradient(V, M, dUk, first, here, x, dy, s)
+        multiply_gradient(V, M, dU, first, here, x, dy, s)
         add_bias_gradient(M, here, dbk, s)
+    transform_gradient(dU, dw[k], s)
 
 
 @inlined
