@@ -571,12 +571,24 @@ def test_the_calling_thread_moves_after_two_late_kernels_in_a_row(monkeypatch):
     monkeypatch.setattr(jit, "leave_core", lambda: moves.append(1))
     turn = jit.Turn()
     for late in (True, False, True, False, True):
-        turn.note(late)
+        turn.note(late, 1e-3)
     assert not moves
-    turn.note(True)
+    turn.note(True, 1e-3)
     assert moves == [1]
-    turn.note(True)
+    turn.note(True, 1e-3)
     assert moves == [1]
+
+
+def test_short_kernels_for_which_a_thread_is_late_move_nobody(monkeypatch):
+    from minires.ops.fast import jit
+
+    moves = []
+    monkeypatch.setattr(jit, "leave_core", lambda: moves.append(1))
+    turn = jit.Turn()
+    for _ in range(5):
+        turn.note(True, 5e-6)
+        turn.note(True, 1e-3)
+    assert not moves
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone has cores to choose")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 jit = pytest.importorskip("minires.ops.fast.jit")
+numba = pytest.importorskip("numba")
+get_thread_id, inlined = numba.get_thread_id, jit.inlined
 
 
 @jit.kernel
@@ -33,6 +35,36 @@ def test_each_part_runs_once(way, n):
     y = np.zeros(1001, np.int64)
     run(count, way, n, (3, 4), y)
     np.testing.assert_array_equal(y, np.where(np.arange(1001) < n, 3, 0))
+
+
+@inlined
+def wait_until(flags, first, last):
+    """Until flags[first] and flags[last], or for some seconds."""
+    for _ in range(1 << 28):
+        if flags[first] and flags[last]:
+            break
+        get_thread_id()  # a call, after which the flags are read again
+
+
+@jit.kernel
+def wait_for_help(k, begun, done, who):
+    """Part 0 ends when somebody has begun part 4, and that one when somebody has done 5 and 6."""
+    who[k], begun[k] = get_thread_id(), True
+    if k == 0:
+        wait_until(begun, 4, 4)
+    if k == 4:
+        wait_until(done, 5, 6)
+    done[k] = True
+
+
+@pytest.mark.skipif(numba.get_num_threads() != 2, reason="it takes two threads to help one another")
+def test_a_thread_that_is_through_helps_the_other_but_leaves_it_the_last_quarter():
+    begun, done, who = np.zeros(8, bool), np.zeros(8, bool), np.full(8, -1)
+    wait_for_help.aside(8, begun, done, who)
+    assert done.all()
+    assert who[4] == who[7]
+    assert who[5] == who[6] == who[0]
+    assert who[0] != who[4]
 
 
 @WAYS

@@ -52,9 +52,12 @@ class Turn:
         self.last_first = False
         self.late = 0
 
-    def note(self, late):
-        """Whether a thread was late for a kernel."""
-        self.late = self.late + 1 if late else 0
+    def note(self, late, seconds):
+        """Whether a thread was late for a kernel, which took so long.
+
+        A kernel of a few microseconds may be over before another core has heard of it: no sign.
+        """
+        self.late = self.late + 1 if late and seconds > LONG else 0
         if self.late == PATIENCE:
             self.late = 0
             leave_core()
@@ -65,7 +68,7 @@ class Turn:
 
 
 PATIENCE = 2  # late kernels
-LONG = 2e-4  # seconds
+LONG = 1e-4  # seconds, more than waking a thread takes
 
 
 def leave_core():
@@ -155,7 +158,7 @@ def kernel(part):
             turn.last_first = not turn.last_first
             start = time.perf_counter()
             late = run(n, not forks.lost_threads, turn.last_first, *args)
-            turn.note(late and time.perf_counter() - start > LONG)
+            turn.note(late, time.perf_counter() - start)
 
     @functools.wraps(part)
     def alone(n, *args):
@@ -167,7 +170,7 @@ def kernel(part):
         with turn.lock:
             start = time.perf_counter()
             late = run(n, not forks.lost_threads, False, *args)
-            turn.note(late and time.perf_counter() - start > LONG)
+            turn.note(late, time.perf_counter() - start)
 
     call.alone, call.aside = alone, aside
     return call

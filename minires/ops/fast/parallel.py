@@ -6,10 +6,14 @@ a function of its own, `part(k, ...)`. It is compiled once and as far as LLVM's 
 code is made once, for the kernel as a whole. Numba's thread pool calls the parts through the few
 instructions that `define_task` writes. Each thread has a range of parts, the same at each call, for
 their data may still be in its core's cache; when it is through it helps the others, so that a core
-which another program slows down does not hold up the rest.
+which another program slows down does not hold up the rest. But it leaves them the last quarter of
+their parts: who helps at the end saves little, and takes what the other's cache holds, of which the
+other must fetch the results for the next kernel.
 
 Measured: the kernels of a first ResNet-20 training step take 14 s to compile instead of 41 s
-(AMD EPYC, Zen 4, 2 cores, 2026-11).
+(AMD EPYC, Zen 4, 2 cores, 2026-11). A ResNet-20 step at batch 32, layer by layer, while the two
+cores have no cache in common (`docs/benchmarks.md`): 37.4 ms when threads helped to the last part,
+34.9 so, 33.5 when none helped; where they share one all three take 28 (2026-11-30, in turns).
 """
 
 from llvmlite import ir
@@ -102,7 +106,7 @@ BYTES, SIZES = ir.IntType(8).as_pointer(), SIZE.as_pointer()
 TASK = ir.FunctionType(VOID, [BYTES.as_pointer(), SIZES, SIZES, BYTES])  # what the pool calls
 
 
-RESERVE = 4  # of so many parts of a range the last is left to its owner
+HELP = 4  # the last of so many parts of a range is left to its owner
 LINE = 16  # counters that fill two cache lines, which cores fetch together
 ARGS, FAILED, LATE, COUNTERS, THREADS, PARTS, LAST_FIRST = range(7)  # the fields of `shared`
 
@@ -122,8 +126,22 @@ def counter(b, counters, index):
     return b.gep(counters, [b.mul(index, SIZE(LINE))])
 
 
+def range_of(b, owner, parts, threads):
+    """The parts of a thread: the first, how many."""
+    start = b.udiv(b.mul(owner, parts), threads)
+    stop = b.udiv(b.mul(b.add(owner, SIZE(1)), parts), threads)
+    return start, b.sub(stop, start)
+
+
+def call_part(context, b, call, values, shared):
+    """One part; what goes wrong in it is written down."""
+    status, _ = context.call_conv.call_function(b, *call, values)
+    with cgutils.if_unlikely(b, status.is_error):
+        b.store(INT(1), failure(b, shared))
+
+
 def define_task(context, module, part, shared_type):
-    """task(first, _, _, shared): the parts of one thread's range, then what is left of the others'.
+    """task(first, _, _, shared): the parts of one thread's range, then some that others have left.
 
     The thread is the distance of `first` from `shared`: the pool moves that pointer by one byte for
     each task. A range's counter says how many of its parts somebody has begun.
@@ -142,26 +160,23 @@ def define_task(context, module, part, shared_type):
     thread = b.sub(b.ptrtoint(b.load(first), SIZE), b.ptrtoint(data, SIZE))
     with cgutils.for_range(b, threads) as others:
         owner = b.urem(b.add(thread, others.index), threads)
-        start = b.udiv(b.mul(owner, parts), threads)
-        stop = b.udiv(b.mul(b.add(owner, SIZE(1)), parts), threads)
-        count = b.sub(stop, start)
+        start, size = range_of(b, owner, parts, threads)
         own = b.icmp_signed("==", others.index, SIZE(0))
-        allowed = b.select(own, count, b.udiv(b.mul(count, SIZE(RESERVE - 1)), SIZE(RESERVE)))
+        open_to_us = b.select(own, size, b.udiv(b.mul(size, SIZE(HELP - 1)), SIZE(HELP)))
+        begun = counter(b, counters, owner)
         again, take, act, end = map(task.append_basic_block, ("again", "take", "act", "end"))
         b.branch(again)
         b.position_at_end(again)
-        begun = counter(b, counters, owner)
-        left = b.icmp_signed("<", b.load_atomic(begun, "monotonic", align=8), allowed)
-        b.cbranch(left, take, end)
+        seen = b.load_atomic(begun, "monotonic", align=8)
+        b.cbranch(b.icmp_signed("<", seen, open_to_us), take, end)
         b.position_at_end(take)
-        begun = b.atomic_rmw("add", begun, SIZE(1), "monotonic")
-        b.cbranch(b.icmp_signed("<", begun, count), act, end)
+        index = b.atomic_rmw("add", begun, SIZE(1), "monotonic")
+        b.cbranch(b.icmp_signed("<", index, size), act, end)
         b.position_at_end(act)
-        k = b.select(last_first, b.sub(b.sub(stop, SIZE(1)), begun), b.add(start, begun))
+        from_end = b.sub(b.sub(b.add(start, size), SIZE(1)), index)
+        k = b.select(last_first, from_end, b.add(start, index))
         values = [k, *cgutils.unpack_tuple(b, args)]
-        status, _ = context.call_conv.call_function(b, *call, values)
-        with cgutils.if_unlikely(b, status.is_error):
-            b.store(INT(1), failure(b, shared))
+        call_part(context, b, call, values, shared)
         b.branch(again)
         b.position_at_end(end)
     everybody = b.icmp_signed("==", b.load_atomic(arrived, "monotonic", align=8), threads)
