@@ -11,6 +11,7 @@ The six lines that everything else serves:
 
 import importlib
 
+import minires.before_numpy  # noqa: F401  first of all
 from minires import data, flow, initializers, keras, models, ops, schedules
 from minires.core import Layer, Observer, Parameter, observe, retain_caches
 from minires.finite import NonFiniteError

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import minires
 
 PACKAGE = Path(minires.__file__).parent
 FLOORS = [
-    {"checks"},
+    {"before_numpy", "checks"},
     {"ops", "data"},
     {"copyable", "core", "initializers", "threads"},
     {"layers"},
@@ -89,3 +91,34 @@ def test_importing_minires_loads_neither_matplotlib_nor_numba_nor_hypothesis():
 def test_every_public_name_is_there():
     for name in minires.__all__:
         assert getattr(minires, name) is not None
+
+
+TIMEOUT = """
+import ctypes, os, threadpoolctl
+libraries = threadpoolctl.ThreadpoolController().lib_controllers
+blas = ctypes.CDLL([lib.filepath for lib in libraries if lib.user_api == "blas"][0])
+timeout = getattr(blas, "openblas_thread_timeout", lambda: "no OpenBLAS")
+print(timeout(), os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "given", "expected"),
+    [
+        ("import minires", None, "18 None"),
+        ("import minires.layers", None, "18 None"),
+        ("import minires", "22", "22 22"),
+        ("import numpy, minires", None, "0 None"),
+    ],
+)
+def test_threads_of_blas_soon_sleep_where_minires_loads_numpy_and_nobody_says_otherwise(
+    first, given, expected, monkeypatch
+):
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+    if given:
+        monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", given)
+    run = [sys.executable, "-c", f"{first}\n{TIMEOUT}"]
+    found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    if "no OpenBLAS" in found:
+        pytest.skip("NumPy's BLAS is no OpenBLAS that says how long its threads stay awake")
+    assert found == expected
