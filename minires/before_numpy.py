@@ -5,9 +5,10 @@ product, in case another follows. What follows here is as often a kernel of `ops
 their cores. OpenBLAS reads how long once, when it is loaded. So where minires is imported before
 NumPy, and nobody has set OPENBLAS_THREAD_TIMEOUT, they fall asleep after 2^18 ticks, 0.1 ms.
 
-Waking them again costs the reference ops next to nothing: 228 and 234 ms a step with 2^18 ticks, 237
-and 230 with 2^28 (`OPENBLAS_THREAD_TIMEOUT=18 python -m benchmarks.train_step --batch 32 --rounds 3
---burst 3 --contenders minires-reference`, in turns with 28; AMD EPYC, Zen 4, 2 cores, 2026-11-30).
+Waking them again costs the reference ops next to nothing: a step of 228 and 234 ms with 2^18 ticks,
+of 237 and 230 with 2^28 (`OPENBLAS_THREAD_TIMEOUT=18 python -m benchmarks.train_step --batch 32
+--rounds 3 --burst 3 --contenders minires-reference`, in turns with 28; AMD EPYC, Zen 4, 2 cores,
+2026-11-30).
 """
 
 import os

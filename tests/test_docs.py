@@ -255,7 +255,13 @@ API = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS / "api").gl
 MODULES = [info.name for info in pkgutil.walk_packages(minires.__path__, "minires.")]
 MODULES.remove("minires.__main__")  # runs when it is imported
 # no pages of their own: what the command line is made of, and what other modules share
-INNER = ("minires.cli", "minires.checks", "minires.copyable", "minires.samples")
+INNER = (
+    "minires.before_numpy",
+    "minires.cli",
+    "minires.checks",
+    "minires.copyable",
+    "minires.samples",
+)
 
 
 def documented():
