@@ -11,6 +11,7 @@ blas = pytest.importorskip("minires.ops.fast.blas")
 choice = pytest.importorskip("minires.ops.fast.choice")
 columns = pytest.importorskip("minires.ops.fast.columns")
 matmul = pytest.importorskip("minires.ops.fast.matmul")
+sums = pytest.importorskip("minires.ops.fast.sums")
 
 RNG = np.random.default_rng(0)
 DTYPES = [np.float32, np.float64]
@@ -365,25 +366,30 @@ def test_what_lies_behind_an_image_is_not_read(all_columns, monkeypatch):
     ],
 )
 def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even, monkeypatch):
-    monkeypatch.setattr(columns, "FEW_RUNS", -1)
+    monkeypatch.setattr(columns, "FEW_NUMBERS", -1)
     x = RNG.standard_normal(shape)
     window = resolve_window("conv2d", shape[1:3], (1, 1), stride, 0, 1)
     assert columns.even_pixels(shape, window) == even
-    cols = columns.columns(x, window)
+    cols = columns.columns(x, window, 8)
     assert np.shares_memory(cols, x) == even
     assert_array_equal(cols, reference.conv.rows(reference.conv.im2col(x, window)))
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 4, 5, 7), (30, 20, 20, 24), (2, 150, 150, 3), (1, 1, 1, 1), (64, 112, 112, 16)]
+    "shape",
+    [(3, 4, 5, 7), (30, 20, 20, 24), (2, 150, 150, 3), (1, 1, 1, 1), (64, 112, 112, 16), (9, 511)],
 )
 @pytest.mark.parametrize("few", [0, 2**40])
+@pytest.mark.parametrize("summands", [0, 2**40])
 @pytest.mark.parametrize("noise", [0, 1])
-def test_sums_over_pixels_keep_their_digits(shape, few, noise, monkeypatch):
-    monkeypatch.setattr(columns, "FEW", few)
+def test_sums_over_pixels_keep_their_digits(shape, few, summands, noise, monkeypatch):
+    monkeypatch.setattr(sums, "FEW", few)
+    monkeypatch.setattr(sums, "FEW_SUMMANDS", summands)
     dy = (noise * RNG.standard_normal(shape) + 5.1).astype(np.float32)
-    expected = dy.reshape(-1, shape[3]).sum(axis=0, dtype=np.float64)
-    assert_allclose(columns.channel_sum(dy), expected, rtol=4 * np.finfo(np.float32).eps)
+    expected = dy.reshape(-1, shape[-1]).sum(axis=0, dtype=np.float64)
+    found = sums.channel_sum(dy)
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, rtol=4 * np.finfo(np.float32).eps)
 
 
 def test_a_bias_of_another_length_is_an_error_before_anything_is_computed(all_columns):

@@ -10,8 +10,9 @@ The prices are a fit (non-negative least squares, relative errors) to 332 convol
 random: 1 to 256 images of up to 112x112, 1 to 512 channels and filters, kernels 1 to 11, strides 1
 to 4; float32, 2 threads, AMD EPYC (Zen 4), 2026-11-30. The tiles' were then multiplied by 0.95
 (forward) and 1.05 (gradients), with which fewer were chosen wrongly: what is chosen takes 1.02
-times as long as the faster way in the mean. The script of the fit is not kept; `python -m
-benchmarks.shapes` shows how well the choice does. On another machine both sides scale much alike,
+times as long as the faster way in the mean. The prices of `weight_pays` are from 420 other random
+ones, later that day. The scripts of the fits are not kept; `python -m benchmarks.shapes` shows how
+well the choice does. On another machine both sides scale much alike,
 and where it errs the two are often near each other.
 """
 
@@ -25,7 +26,8 @@ from minires.ops.fast.direct import shares_of
 from minires.ops.fast.jit import CHUNKS
 from minires.ops.fast.panels import LITTLE, WIDEST
 
-ONE_OF_TWO = 1.3  # how much faster the tiles must be to be taken for the weights' gradient alone
+NEAR = 2**18  # numbers that stay in the L2 cache
+ONE_OF_TWO = 1.15  # how much faster the tiles must be to be taken for the weights' gradient alone
 SMALL_DOUBT = 1.15  # and where there is little to do, nearly all of it Python
 NARROW = 64  # lines of a matrix below which each costs BLAS more
 SPILL = 2**15  # numbers from which columns are written by several threads
@@ -47,10 +49,10 @@ def forward_pays(x_shape, w_shape, window, dtype, prepared=False):
 def weight_pays(x_shape, w_shape, window, dtype):
     """Whether the tiles' gradient of the weights is faster for sure, though not both gradients."""
     n = amounts(x_shape, w_shape, window, dtype)
-    tiles = 12 + 6.4e-5 * n.copies + 2.1e-5 * n.tiled + 7.9e-5 * n.inputs + 3.8e-5 * n.outputs
-    tiles += 1.5e-3 * n.pixels * n.share
-    blas = 11 + 5.1e-3 * n.runs + 2.5e-4 * n.columns + 6.6e-5 * n.outputs + 1.6e-4 * n.weights
-    for lines, price in (1, 1.8e-5), (n.taps, 2.9e-4), (n.filters, 5.8e-5):
+    tiles = 12 + 7e-5 * n.copies + 1.4e-4 * max(0, n.copies - NEAR) + 2e-5 * n.tiled
+    tiles += 7.2e-5 * n.inputs + 7e-5 * n.outputs + 2.1e-3 * n.pixels * n.share
+    blas = 11 + 6.8e-3 * n.runs + 1.4e-4 * n.columns + 1.2e-4 * n.outputs + 9.3e-5 * n.weights
+    for lines, price in (1, 2.1e-5), (n.taps, 3.1e-5), (n.filters, 1e-4):
         blas += price * n.products / min(lines, NARROW)
     return tiles * ONE_OF_TWO < blas
 

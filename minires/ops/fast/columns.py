@@ -19,21 +19,21 @@ from typing import NamedTuple
 import numpy as np
 
 from minires.checks import expect_array
-from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
-from minires.ops.fast.matmul import alone, matmul
+from minires.ops.fast.jit import PARTS, inlined, kernel
+from minires.ops.fast.matmul import LEAST, alone, matmul
 from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import FEW, WIDEST, clear, copy
 from minires.ops.fast.simd import lanes, load, store
+from minires.ops.fast.sums import channel_sum
 from minires.ops.reference.conv import pad
-from minires.ops.reference.sums import channel_sum as sum_by_numpy
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
 FEW_RUNS = 2**11  # runs of contiguous numbers in the columns that NumPy copies as fast
 FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
 MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
-FEW_SUMMANDS = 2**12  # that NumPy adds up faster in one step than image by image
-CHAIN = 32  # rows added up in float32; such sums are added in float64
+NEAR = 4  # times as many, if the product is one thread's: it fetches what others have written
+FEW_GAPS = 2**19  # numbers of an image, seen pixel by pixel with gaps, that NumPy fills as fast
 
 
 def forward(x, weight, bias, window):
@@ -43,7 +43,7 @@ def forward(x, weight, bias, window):
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
     with alone(y.size * len(w)):
         for images, out in groups(len(w), y, x, y):
-            matmul(columns(images, window), w, out.reshape(-1, F))
+            matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:
         y += bias
     return y
@@ -74,7 +74,7 @@ def backward(x, weight, dy, window):
     with alone(dy.size * len(w)):
         for i, (images, g, dimages) in enumerate(groups(len(w), dy, x, dy, dx)):
             g = g.reshape(-1, F)
-            matmul(columns(images, window).T, g, dw.reshape(-1, F), adds=i > 0)
+            matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
             send_back(g, w, dimages, window)
     return dx, dw, channel_sum(dy)
 
@@ -96,7 +96,7 @@ def weight_gradient(x, dy, window):
     with alone(dy.size // F * dw.size):
         for i, (images, g) in enumerate(groups(dw.size // F, dy, x, dy)):
             g = g.reshape(-1, F)
-            matmul(columns(images, window).T, g, dw.reshape(-1, F), adds=i > 0)
+            matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
     return dw, channel_sum(dy)
 
 
@@ -105,7 +105,7 @@ def send_back(g, w, dx, window):
     if lone_taps(window) and window.stride == (1, 1):
         matmul(g, w.T, dx.reshape(-1, dx.shape[3]))
     else:
-        add_back(matmul(g, w.T, empty((len(g), len(w)), dx.dtype)), dx, window)
+        add_back(matmul(g, w.T, empty((len(g), len(w)), dx.dtype)), dx, window, g.shape[1])
 
 
 def groups(taps, y, *arrays):
@@ -133,11 +133,14 @@ def even_pixels(shape, window):
     return all(step == n * inner for (_, step), (n, inner) in pairwise(axes))
 
 
-def columns(x, window):
-    """(N, H, W, C) -> (N*OH*OW, KH*KW*C); the rows may be further apart than they are long."""
+def columns(x, window, filters):
+    """(N, H, W, C) -> (N*OH*OW, KH*KW*C), to be multiplied with so many `filters`.
+
+    The rows may be further apart than they are long.
+    """
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs, numbers = runs_of(len(x), window), math.prod(shape)
-    if runs <= FEW_RUNS and numbers <= FEW_NUMBERS:
+    if (runs <= FEW_RUNS or lone_taps(window)) and numbers <= FEW_NUMBERS:
         return windows(pad(x, window.padding), window).copy().reshape(shape)
     if even_pixels(x.shape, window):
         return windows(x, window).reshape(shape)
@@ -146,9 +149,16 @@ def columns(x, window):
         seen_ones = windows(pad(x, window.padding), window)
         cols.reshape(seen_ones.shape)[...] = seen_ones
         return cols
-    run = write_columns.alone if runs + numbers // LINE < MANY_RUNS else write_columns
+    few = little(runs, numbers, filters)
+    run = write_columns.alone if few else write_columns
     run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
     return cols
+
+
+def little(runs, numbers, filters):
+    """Whether columns of so many runs and numbers are one thread's work."""
+    most = MANY_RUNS if numbers * filters >= LEAST else NEAR * MANY_RUNS
+    return runs + numbers // LINE < most
 
 
 def runs_of(N, window):
@@ -168,14 +178,14 @@ def windows(x, window):
     )
 
 
-def add_back(dcols, dx, window):
+def add_back(dcols, dx, window, filters):
     """The transpose of `columns`: dx = the sum of what the windows of a pixel have for it."""
-    if lone_taps(window) and (dx.size < FEW or dx.shape[3] < WIDEST):
+    if lone_taps(window) and (dx.size < FEW_GAPS or dx.shape[3] < WIDEST):
         dx[...] = 0
         windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
         return
     runs = 2 * dcols.size // (window.kernel[1] * dx.shape[3])
-    run = fold.alone if runs + dcols.size // LINE < MANY_RUNS else fold
+    run = fold.alone if little(runs + dx.size // LINE, dcols.size, filters) else fold
     run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))
 
 
@@ -288,35 +298,3 @@ def fold(k, dcols, dx, s):
                 add(dcols, o + ow * pixel, dx, i + ow * step, run)
             for ow in range(end, s.OW):
                 add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
-
-
-def channel_sum(dy):
-    """(N, OH, OW, F) -> (F,)."""
-    F = dy.shape[3]
-    if dy.size < FEW_SUMMANDS:
-        return dy.reshape(-1, F).sum(axis=0, dtype=np.float64).astype(dy.dtype)
-    width = F * WIDEST // math.gcd(F, WIDEST)
-    rows = dy.size // width
-    if dy.size < FEW or rows < CHUNKS * CHAIN:
-        return sum_by_numpy(dy)
-    parts, totals = empty((CHUNKS, width), dy.dtype), np.zeros((CHUNKS, width))
-    sum_rows(CHUNKS, dy.reshape(-1), rows, parts, totals)
-    rest = dy.reshape(-1)[rows * width :].reshape(-1, F)
-    total = totals.reshape(-1, F).sum(axis=0) + rest.sum(axis=0, dtype=np.float64)
-    return total.astype(dy.dtype)
-
-
-@kernel
-def sum_rows(k, dy, rows, parts, totals):
-    """The sums of some rows: so many pixels that they fill whole registers."""
-    v, part, width = lanes(dy), parts[k], parts.shape[1]
-    start, stop = k * rows // CHUNKS, (k + 1) * rows // CHUNKS
-    for first in range(start, stop, CHAIN):
-        last = min(first + CHAIN, stop)
-        for f in range(0, width, v):
-            t = load(dy, first * width + f)
-            for q in range(first + 1, last):
-                t = t + load(dy, q * width + f)
-            store(part, f, t)
-        for f in range(width):
-            totals[k, f] += part[f]

@@ -6,8 +6,8 @@ from minires.ops import reference
 from minires.ops.fast.blas import calm
 from minires.ops.fast.matmul import alone, matmul
 from minires.ops.fast.memory import empty
+from minires.ops.fast.sums import channel_sum
 from minires.ops.reference.dense import DenseCache
-from minires.ops.reference.sums import channel_sum
 
 
 def dense_forward(x, weight, bias):

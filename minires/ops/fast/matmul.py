@@ -131,7 +131,9 @@ def power_of_two(n, most):
 
 
 def plain(a, b, out, adds):
-    """By NumPy."""
+    """By NumPy, which takes four times as long for an outer product as for multiplying."""
+    if a.shape[1] == 1 and not adds:
+        return np.multiply(a, b, out=out)
     if adds:
         out += a @ b
         return out

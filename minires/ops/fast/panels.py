@@ -90,8 +90,11 @@ def clear(a, i, n):
     last = i + n - n % v
     for j in range(i, last, v):
         store(a, j, same(a, 0))
-    for j in range(last, i + n):
-        a[j] = 0
+    if last < i + n and n > v:
+        store(a, i + n - v, same(a, 0))
+    else:
+        for j in range(last, i + n):
+            a[j] = 0
 
 
 @inlined
