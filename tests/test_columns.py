@@ -366,6 +366,7 @@ def test_what_lies_behind_an_image_is_not_read(all_columns, monkeypatch):
     ],
 )
 def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even, monkeypatch):
+    monkeypatch.setattr(columns, "HANDFUL", -1)
     monkeypatch.setattr(columns, "FEW_NUMBERS", -1)
     x = RNG.standard_normal(shape)
     window = resolve_window("conv2d", shape[1:3], (1, 1), stride, 0, 1)
@@ -385,6 +386,7 @@ def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even, monke
 def test_sums_over_pixels_keep_their_digits(shape, few, summands, noise, monkeypatch):
     monkeypatch.setattr(sums, "FEW", few)
     monkeypatch.setattr(sums, "FEW_SUMMANDS", summands)
+    monkeypatch.setattr(sums, "FEW_PIXELS", summands)
     dy = (noise * RNG.standard_normal(shape) + 5.1).astype(np.float32)
     expected = dy.reshape(-1, shape[-1]).sum(axis=0, dtype=np.float64)
     found = sums.channel_sum(dy)

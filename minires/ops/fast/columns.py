@@ -29,7 +29,8 @@ from minires.ops.reference.conv import pad
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
-FEW_RUNS = 2**11  # runs of contiguous numbers in the columns that NumPy copies as fast
+FEW_RUNS = 2**12  # runs of contiguous numbers in the columns that NumPy copies as fast
+HANDFUL = 2**13  # numbers that are copied sooner than it is known whether they must be
 FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
 MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
 NEAR = 4  # times as many, if the product is one thread's: it fetches what others have written
@@ -140,10 +141,10 @@ def columns(x, window, filters):
     """
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs, numbers = runs_of(len(x), window), math.prod(shape)
+    if numbers > HANDFUL and even_pixels(x.shape, window):
+        return windows(x, window).reshape(shape)
     if (runs <= FEW_RUNS or lone_taps(window)) and numbers <= FEW_NUMBERS:
         return windows(pad(x, window.padding), window).copy().reshape(shape)
-    if even_pixels(x.shape, window):
-        return windows(x, window).reshape(shape)
     cols = empty(shape, x.dtype)
     if runs <= FEW_RUNS and numbers <= FEW:
         seen_ones = windows(pad(x, window.padding), window)

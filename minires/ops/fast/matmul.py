@@ -117,12 +117,13 @@ def lines(a):
 def blocks(rows, inner, cols):
     """How a product is cut, and into how many blocks: a power of two."""
     size, cut = max((rows, ROWS), (cols, COLS))
-    few = -(-rows * inner * cols // UNPACKED)  # blocks
+    products = rows * inner * cols
+    few = -(-products // UNPACKED)  # blocks
     if few <= CHUNKS and size >= SIDE * few:
         return cut, power_of_two(2 * few - 1, CHUNKS)
     if inner > LONG * size:
         return TERMS, power_of_two(inner // BLOCK, CHUNKS)
-    return cut, power_of_two(size // BLOCK, PARTS)
+    return cut, power_of_two(min(size // BLOCK, products // UNPACKED), PARTS)
 
 
 def power_of_two(n, most):
@@ -131,8 +132,8 @@ def power_of_two(n, most):
 
 
 def plain(a, b, out, adds):
-    """By NumPy, which takes four times as long for an outer product as for multiplying."""
-    if a.shape[1] == 1 and not adds:
+    """By NumPy, which takes four times as long for an outer product as for multiplying rows."""
+    if a.shape[1] == 1 and b.shape[1] >= SIDE and not adds:
         return np.multiply(a, b, out=out)
     if adds:
         out += a @ b

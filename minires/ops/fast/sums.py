@@ -15,7 +15,7 @@ from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import FEW, WIDEST
 from minires.ops.fast.simd import lanes, load, store
 
-FEW_SUMMANDS = 2**12  # that are added pixel by pixel
+FEW_SUMMANDS, FEW_PIXELS = 2**12, 2**10  # below both they are added pixel by pixel
 CHAIN = 32  # rows added up in float32
 
 
@@ -24,7 +24,7 @@ def channel_sum(dy):
     F, numbers, total = dy.shape[-1], dy.reshape(-1), np.zeros(dy.shape[-1])
     width = F * WIDEST // math.gcd(F, WIDEST)
     rows, start = dy.size // width, 0
-    if dy.size >= FEW_SUMMANDS and rows > 0:
+    if rows > 0 and (dy.size >= FEW_SUMMANDS or dy.size >= FEW_PIXELS * F):
         several = dy.size >= FEW and rows >= CHUNKS * CHAIN
         count, run = (CHUNKS, sum_rows) if several else (1, sum_rows.alone)
         parts, totals = empty((count, width), dy.dtype), np.zeros((count, width))
