@@ -31,7 +31,7 @@ from minires.ops.fast.batchnorm import add_masked
 from minires.ops.fast.epilogue import After
 from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import WIDEST, affine, turned
+from minires.ops.fast.panels import WIDEST, affine, clear, turned
 from minires.ops.fast.simd import lanes, same, store
 from minires.ops.fast.tiles import (
     FEW_TILES,
@@ -118,8 +118,8 @@ def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
     blocks = -(-tiles // TILES)
     V, M, dM, dy_band, x_band, edge, dU = carve(work[get_thread_id()], cuts)
     dbk, held_dy, held_x = db[k], -1, -1
-    dU[:] = 0
-    dbk[:] = 0
+    clear(dU, 0, dU.size)
+    clear(dbk, 0, dbk.size)
     for block in range(k * blocks // parts, (k + 1) * blocks // parts):
         first = block * TILES
         here = min(TILES, tiles - first)

@@ -35,7 +35,7 @@ import numpy as np
 from numba import get_thread_id
 
 from minires.ops.fast.epilogue import NOTHING, After, join_block
-from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel, part_of
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import LITTLE, clear, padded, turned
@@ -207,12 +207,11 @@ def transform_gradient(dU, dw, s):
 @kernel
 def add_parts(k, parts, total):
     """Run k of total = parts[0] + parts[1] + ..."""
-    out = part_of(total, k)
-    out[:] = part_of(parts[0], k)
-    for i in range(1, len(parts)):
-        part = part_of(parts[i], k)
-        for j in range(min(out.size, part.size)):
-            out[j] += part[j]
+    for j in range(k * total.size // PARTS, (k + 1) * total.size // PARTS):
+        t = parts[0, j]
+        for i in range(1, len(parts)):
+            t += parts[i, j]
+        total[j] = t
 
 
 # ---- the 36 products, and the kernels
@@ -333,8 +332,8 @@ def correlate_gradient(k, x, lines, dy, N, dw, db, s, work):
     space = work[get_thread_id()]
     V, M, band, dy_band = parts_of(space[: s.work], s)
     dU, dbk, held = space[s.work : s.work + 36 * s.gradient_step], db[k], -1
-    dU[:] = 0
-    dbk[:] = 0
+    clear(dU, 0, dU.size)
+    clear(dbk, 0, dbk.size)
     for block in range(k * blocks // parts, (k + 1) * blocks // parts):
         first = block * TILES
         here = min(TILES, tiles - first)
