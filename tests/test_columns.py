@@ -12,6 +12,7 @@ choice = pytest.importorskip("minires.ops.fast.choice")
 columns = pytest.importorskip("minires.ops.fast.columns")
 matmul = pytest.importorskip("minires.ops.fast.matmul")
 sums = pytest.importorskip("minires.ops.fast.sums")
+winograd = pytest.importorskip("minires.ops.fast.winograd")
 
 RNG = np.random.default_rng(0)
 DTYPES = [np.float32, np.float64]
@@ -202,7 +203,7 @@ def all_columns(monkeypatch):
     conv = pytest.importorskip("minires.ops.fast.conv")
     for name in ("forward_pays", "backward_pays", "weight_pays"):
         monkeypatch.setattr(choice, name, lambda *_: False)
-    monkeypatch.setattr(conv.winograd, "pays", lambda *_: False)
+    monkeypatch.setattr(conv.winograd, "pays", lambda *_, **__: False)
     conv.remembered.cache_clear()
     yield conv
     conv.remembered.cache_clear()
@@ -441,3 +442,37 @@ def test_large_dense_layers_have_the_same_bits_on_any_threads():
         numba.set_num_threads(before)
     for ours, theirs in zip(*found, strict=True):
         assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "prepared", "expected"),
+    [
+        ((1, 8, 8, 64), 64, False, False),  # four tiles: weights are transformed for too little
+        ((1, 8, 8, 64), 64, True, True),  # but kept
+        ((1, 8, 8, 128), 128, True, False),
+        ((3, 8, 8, 64), 64, False, True),
+        ((3, 8, 8, 24), 24, False, False),  # a quarter of the lanes idle along both axes
+        ((5, 8, 8, 8), 512, False, False),  # few channels for so many filters
+        ((128, 8, 8, 8), 512, False, True),
+    ],
+)
+def test_weights_are_transformed_where_there_are_tiles_enough_to_use_them(
+    shape, filters, prepared, expected
+):
+    window = resolve_window("conv2d", shape[1:3], (3, 3), 1, 1, 1)
+    given = shape, np.dtype(np.float32), (3, 3, shape[3], filters), window
+    assert winograd.pays(*given, prepared=prepared) == expected
+
+
+def test_products_with_large_matrices_run_on_threads_even_with_few_multiply_adds():
+    assert matmul.much(896, 512, 1)
+    assert matmul.much(1, 512, 896)
+    assert matmul.much(512, 1, 896)
+    assert not matmul.much(300, 400, 1)
+    assert matmul.much(300, 400, 10)
+
+
+def test_pixels_are_cut_where_there_is_little_to_add_up():
+    assert matmul.blocks(279, 560, 2, True)[0] == matmul.TERMS
+    assert matmul.blocks(279, 560, 2)[0] == matmul.ROWS  # terms are taps: each thread has pixels
+    assert matmul.blocks(90, 50, 512, True)[0] == matmul.COLS

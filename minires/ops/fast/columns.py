@@ -20,7 +20,7 @@ import numpy as np
 
 from minires.checks import expect_array
 from minires.ops.fast.jit import PARTS, inlined, kernel
-from minires.ops.fast.matmul import LEAST, alone, matmul
+from minires.ops.fast.matmul import alone, matmul, much
 from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import FEW, WIDEST, clear, copy
 from minires.ops.fast.simd import lanes, load, store
@@ -150,16 +150,15 @@ def columns(x, window, filters):
         seen_ones = windows(pad(x, window.padding), window)
         cols.reshape(seen_ones.shape)[...] = seen_ones
         return cols
-    few = little(runs, numbers, filters)
-    run = write_columns.alone if few else write_columns
+    run = write_columns.alone if little(runs, shape, filters) else write_columns
     run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
     return cols
 
 
-def little(runs, numbers, filters):
-    """Whether columns of so many runs and numbers are one thread's work."""
-    most = MANY_RUNS if numbers * filters >= LEAST else NEAR * MANY_RUNS
-    return runs + numbers // LINE < most
+def little(runs, shape, filters):
+    """Whether columns of so many runs, and of that shape, are one thread's work."""
+    most = MANY_RUNS if much(*shape, filters) else NEAR * MANY_RUNS
+    return runs + math.prod(shape) // LINE < most
 
 
 def runs_of(N, window):
@@ -186,7 +185,7 @@ def add_back(dcols, dx, window, filters):
         windows(dx, window)[...] = dcols.reshape(len(dx), *window.out, 1, 1, -1)
         return
     runs = 2 * dcols.size // (window.kernel[1] * dx.shape[3])
-    run = fold.alone if little(runs + dx.size // LINE, dcols.size, filters) else fold
+    run = fold.alone if little(runs + dx.size // LINE, dcols.shape, filters) else fold
     run(PARTS, dcols.reshape(-1), dx.reshape(-1), seen(dx.shape, window))
 
 

@@ -30,11 +30,13 @@ from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import address
 
 LEAST = 2**20  # multiply-adds from which a product is cut
+LARGE = 2**17  # numbers in a matrix from which it is, too: the threads have them in their caches
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
 UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
 SIDE = 16  # rows, columns or terms in a block: a multiple of that
 CHAIN = 256  # terms of a long sum that one call adds up: less rounding
 LONG = 8  # how many times longer than rows and columns sums are, if they are cut
+MANY_TIMES = 32  # as many numbers in a and b as in c, if the pixels are cut
 NAMES = "scipy_cblas_{}gemm64_", "cblas_{}gemm64_"  # with 64-bit sizes; in wheels of NumPy
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of the C interface to BLAS
 SINGLE = np.dtype(np.float32)
@@ -80,11 +82,11 @@ def matmul(a, b, out, adds=False):
         All of one dtype, float32 or float64.
     """
     (rows, inner), cols = a.shape, b.shape[1]
-    gemm = rows * inner * cols >= LEAST and address_of_gemm(a.dtype)
+    gemm = much(rows, inner, cols) and address_of_gemm(a.dtype)
     if not gemm:
         return plain(a, b, out, adds)
-    cut, count = blocks(rows, inner, cols)
     (a, a_turned, a_step), (b, b_turned, b_step) = lines(a), lines(b)
+    cut, count = blocks(rows, inner, cols, a_turned)
     g = Blocks(
         *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
         *(rows, inner, cols, int(adds and cut != TERMS), cut, count),
@@ -97,6 +99,12 @@ def matmul(a, b, out, adds=False):
     if adds:
         sums[0] += out
     return np.add.reduce(sums, axis=0, out=out)
+
+
+def much(rows, inner, cols):
+    """Whether a product is made on the kernels' threads."""
+    largest = max(rows * inner, inner * cols, rows * cols)
+    return largest >= LARGE or rows * inner * cols >= LEAST
 
 
 def lines(a):
@@ -114,10 +122,15 @@ def lines(a):
     return np.ascontiguousarray(a), 0, cols
 
 
-def blocks(rows, inner, cols):
-    """How a product is cut, and into how many blocks: a power of two."""
+def blocks(rows, inner, cols, turned=False):
+    """How a product is cut, and into how many blocks: a power of two.
+
+    `turned` says that terms are pixels. They are then cut where there is little to add up.
+    """
     size, cut = max((rows, ROWS), (cols, COLS))
     products = rows * inner * cols
+    if turned and inner * (rows + cols) > MANY_TIMES * rows * cols:
+        return TERMS, power_of_two(inner // BLOCK, CHUNKS)
     few = -(-products // UNPACKED)  # blocks
     if few <= CHUNKS and size >= SIDE * few:
         return cut, power_of_two(2 * few - 1, CHUNKS)

@@ -38,7 +38,7 @@ from minires.ops.fast.epilogue import NOTHING, After, join_block
 from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
-from minires.ops.fast.panels import LITTLE, clear, padded, turned
+from minires.ops.fast.panels import LITTLE, WIDEST, clear, padded, turned
 from minires.ops.fast.simd import ROWS, add_tile, lanes, load, outer, store, store_tile, zeros
 from minires.ops.fast.tiles import (
     ask_for,
@@ -53,7 +53,8 @@ from minires.ops.fast.tiles import (
 from minires.ops.fast.transforms import TILES, weight_in, weight_out
 
 MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
-FEWEST_TILES, MANY_WEIGHTS = 4, 2**14  # below, transforming the weights takes too long
+FEWEST_TILES, WIDE = 10, 16  # below, or if F > 16 C, transforming the weights takes too long
+FEWEST_PREPARED, MANY_WEIGHTS = 4, 2**14  # the same if they are kept
 FEWEST_PRODUCTS = 2**12  # tiles * channels * filters from which a single call pays
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
 SMALL = 2**15  # numbers for which other threads are not woken
@@ -61,17 +62,26 @@ CHAIN = 64  # channels added up in one register; of more, such sums are added: l
 NO_LINES = np.empty((3, 0), np.float32)
 
 
-def pays(x_shape, x_dtype, w_shape, window):
-    """Whether a convolution runs here: 3x3, stride 1, float32, enough channels and pixels."""
+def pays(x_shape, x_dtype, w_shape, window, prepared=False):
+    """Whether a convolution runs here: 3x3, stride 1, float32, enough channels and pixels.
+
+    What is transformed are weights, so there must be tiles to use them, more where registers are
+    not full. If weights are transformed once, for many images, fewer are enough.
+    """
     C, F = w_shape[2:]
     tiles = x_shape[0] * -(-window.out[0] // 4) * -(-window.out[1] // 4)
+    if prepared:
+        enough = tiles >= (FEWEST_PREPARED if C * F < MANY_WEIGHTS else TILES)
+    else:
+        used = tiles * C * F / (-(-C // WIDEST) * -(-F // WIDEST) * WIDEST**2)
+        enough = used >= (FEWEST_TILES if F <= WIDE * C else TILES * 3 / 2)
     return (
         window.kernel == (3, 3)
         and window.stride == (1, 1)
         and x_dtype == np.float32
         and min(C, F) >= FEWEST
         and min(window.out) >= 3
-        and tiles >= (FEWEST_TILES if C * F < MANY_WEIGHTS else TILES)
+        and enough
         and tiles * C * F >= FEWEST_PRODUCTS
     )
 
