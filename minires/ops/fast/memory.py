@@ -28,7 +28,8 @@ ALIGNMENT = 64
 SMALL = 2**12  # bytes; below, NumPy's own allocator is faster
 LARGE = 2**18  # from which arrays are in other segments: images; below are weights
 SEGMENTS = 2**22, 2**23  # bytes in those of small and large arrays, at least. In larger ones more
-# room is left between arrays that stay (`python -m benchmarks.memory`: 430 MB with 2**25, now 423)
+# room is left between arrays that stay (`python -m benchmarks.memory`: 423 MB in place of 430 with
+# 2**25; 397 since a thread keeps only its own sum of a weight's gradient, 2026-11-30)
 
 
 class Segment:
