@@ -57,8 +57,16 @@ def wait_for_help(k, begun, done, who):
     done[k] = True
 
 
-@pytest.mark.skipif(numba.get_num_threads() != 2, reason="it takes two threads to help one another")
-def test_a_thread_that_is_through_helps_the_other_but_leaves_it_the_last_quarter():
+@pytest.fixture
+def two_threads():
+    before = numba.get_num_threads()
+    numba.set_num_threads(2)
+    yield
+    numba.set_num_threads(before)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="it takes two to help one another")
+def test_a_thread_that_is_through_helps_the_other_but_leaves_it_the_last_quarter(two_threads):
     begun, done, who = np.zeros(8, bool), np.zeros(8, bool), np.full(8, -1)
     wait_for_help.aside(8, begun, done, who)
     assert done.all()
