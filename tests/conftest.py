@@ -1,6 +1,7 @@
 """Hypothesis: 200 examples a test, the same in every run, and no deadline on a busy machine."""
 
 import os
+import sys
 
 # one BLAS thread: the arrays of the tests are small, and two pools on two cores only get in the way
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -20,6 +21,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("minires")
+
+
+def pytest_runtest_teardown():
+    """All threads again for the next test, whatever this one ran on."""
+    if "minires.ops.fast.jit" in sys.modules:
+        import numba
+
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
 @pytest.fixture
