@@ -476,3 +476,19 @@ def test_pixels_are_cut_where_there_is_little_to_add_up():
     assert matmul.blocks(279, 560, 2, True)[0] == matmul.TERMS
     assert matmul.blocks(279, 560, 2)[0] == matmul.ROWS  # terms are taps: each thread has pixels
     assert matmul.blocks(90, 50, 512, True)[0] == matmul.COLS
+
+
+def test_an_outer_product_is_added_where_it_is_to_be():
+    a, b, out = RNG.standard_normal((5, 1)), RNG.standard_normal((1, 32)), np.ones((5, 32))
+    assert_allclose(product(a, b, out, adds=True), 1 + a * b)
+
+
+def test_kept_weights_of_a_single_image_go_to_winograd(monkeypatch):
+    x, w = np.ones((1, 8, 8, 64), np.float32), np.ones((3, 3, 64, 64), np.float32)
+    ran = []
+    forward = winograd.prepared
+    monkeypatch.setattr(winograd, "prepared", lambda *given: ran.append(1) or forward(*given))
+    fast.prepare_conv2d_add_relu(x.shape, w, padding=1)
+    assert ran
+    fast.conv2d_forward(x, w, padding=1)
+    assert ran == [1]

@@ -1,6 +1,6 @@
 """NumPy's matrix products on one thread, where they stand between kernels.
 
-BLAS has threads of its own. After a product they stay awake for some 20 ms, in case another one
+BLAS has threads of its own. After a product they stay awake for 0.1 s, in case another one
 follows, and so take the cores of the kernels that come next: one product of 0.2 ms on two threads
 made a training step of a ResNet-20 on a single image six times as slow (36 against 6 ms; AMD EPYC,
 Zen 4, 2 cores, 2026-11). So they sleep, unless there is so much to multiply that it is the kernels

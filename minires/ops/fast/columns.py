@@ -30,10 +30,10 @@ from minires.ops.reference.conv import pad
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
 FEW_RUNS = 2**12  # runs of contiguous numbers in the columns that NumPy copies as fast
-HANDFUL = 2**13  # numbers that are copied sooner than it is known whether they must be
+HANDFUL = 2**13  # numbers that are copied sooner than it is found out whether they must be
 FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
 MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
-NEAR = 4  # times as many, if the product is one thread's: it fetches what others have written
+ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
 FEW_GAPS = 2**19  # numbers of an image, seen pixel by pixel with gaps, that NumPy fills as fast
 
 
@@ -157,7 +157,7 @@ def columns(x, window, filters):
 
 def little(runs, shape, filters):
     """Whether columns of so many runs, and of that shape, are one thread's work."""
-    most = MANY_RUNS if much(*shape, filters) else NEAR * MANY_RUNS
+    most = MANY_RUNS if much(*shape, filters) else ONE_READS * MANY_RUNS
     return runs + math.prod(shape) // LINE < most
 
 

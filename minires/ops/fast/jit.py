@@ -55,7 +55,8 @@ class Turn:
     def note(self, late, seconds):
         """Whether a thread was late for a kernel, which took so long.
 
-        A kernel of a few microseconds may be over before another core has heard of it: no sign.
+        One of a few microseconds may be over before another core has heard of it, so a short kernel
+        counts as one that nobody was late for.
         """
         self.late = self.late + 1 if late and seconds > LONG else 0
         if self.late == PATIENCE:

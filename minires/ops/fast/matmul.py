@@ -30,7 +30,7 @@ from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import address
 
 LEAST = 2**20  # multiply-adds from which a product is cut
-LARGE = 2**17  # numbers in a matrix from which it is, too: the threads have them in their caches
+LARGE = 2**17  # numbers in a matrix from which it is cut all the same: threads have them near
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
 UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
 SIDE = 16  # rows, columns or terms in a block: a multiple of that
@@ -125,7 +125,8 @@ def lines(a):
 def blocks(rows, inner, cols, turned=False):
     """How a product is cut, and into how many blocks: a power of two.
 
-    `turned` says that terms are pixels. They are then cut where there is little to add up.
+    `turned` says that `a` is a transpose, as in the gradient of weights, where terms are pixels.
+    They are then cut where there is little to add up.
     """
     size, cut = max((rows, ROWS), (cols, COLS))
     products = rows * inner * cols

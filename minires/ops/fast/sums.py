@@ -20,7 +20,7 @@ CHAIN = 32  # rows added up in float32
 
 
 def channel_sum(dy):
-    """(..., F) -> (F,), dtype of `dy`; see `reference`."""
+    """(..., F) -> (F,), dtype of `dy`; see `reference`, where only the result may overflow."""
     F, numbers, total = dy.shape[-1], dy.reshape(-1), np.zeros(dy.shape[-1])
     width = F * WIDEST // math.gcd(F, WIDEST)
     rows, start = dy.size // width, 0

@@ -53,7 +53,7 @@ from minires.ops.fast.tiles import (
 from minires.ops.fast.transforms import TILES, weight_in, weight_out
 
 MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
-FEWEST_TILES, WIDE = 10, 16  # below, or if F > 16 C, transforming the weights takes too long
+FEWEST_TILES, WIDE = 10, 16  # whose registers are full; below, or if F > 16 C, weights cost more
 FEWEST_PREPARED, MANY_WEIGHTS = 4, 2**14  # the same if they are kept
 FEWEST_PRODUCTS = 2**12  # tiles * channels * filters from which a single call pays
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
