@@ -37,6 +37,14 @@ def test_each_part_runs_once(way, n):
     np.testing.assert_array_equal(y, np.where(np.arange(1001) < n, 3, 0))
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_threads_that_want_the_same_part_at_once_do_not_both_get_it(n):
+    y = np.zeros(n + 8, np.int64)
+    for _ in range(5000):
+        count(n, (1, 1), y)
+    np.testing.assert_array_equal(y, [5000] * n + [0] * 8)
+
+
 @inlined
 def wait_until(flags, first, last):
     """Until flags[first] and flags[last], or for some seconds."""

@@ -75,8 +75,8 @@ def prepare_conv2d_add_relu(
     """A function that does `conv2d_add_relu_forward` for images of one shape; see `reference`."""
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     window, way, *_ = plan_of(x_shape, weight.dtype, weight.shape, weight.dtype, *options.values())
-    shapes = x_shape, weight.dtype, weight.shape, window
-    if way in (direct, columns) and winograd.pays(*shapes, prepared=True):
+    given = x_shape, weight.dtype, weight.shape, window
+    if way in (direct, columns) and winograd.pays(*given, prepared=True):
         way = winograd
     if way is columns and choice.forward_pays(x_shape, weight.shape, window, weight.dtype, True):
         way = direct

@@ -146,7 +146,7 @@ def power_of_two(n, most):
 
 
 def plain(a, b, out, adds):
-    """By NumPy, which takes four times as long for an outer product as for multiplying rows."""
+    """By NumPy, whose BLAS is slow where there is one term to a sum: an outer product."""
     if a.shape[1] == 1 and b.shape[1] >= SIDE and not adds:
         return np.multiply(a, b, out=out)
     if adds:

@@ -13,7 +13,8 @@ holds, of which the other must fetch the results for the next kernel.
 Measured: the kernels of a first ResNet-20 training step take 14 s to compile instead of 41 s
 (AMD EPYC, Zen 4, 2 cores, 2026-11). A ResNet-20 step at batch 32, layer by layer, while the two
 cores have no cache in common (`docs/benchmarks.md`): 37.4 ms when threads helped to the last part,
-34.9 so, 33.5 when none helped; where they share one all three take 28 (2026-11-30, in turns).
+34.9 so, 33.5 when none helped; where they share one all three take 28 (2026-11-30, in turns; no
+command here brings the other two back).
 """
 
 from llvmlite import ir

@@ -53,7 +53,8 @@ from minires.ops.fast.tiles import (
 from minires.ops.fast.transforms import TILES, weight_in, weight_out
 
 MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
-FEWEST_TILES, WIDE = 10, 16  # whose registers are full; below, or if F > 16 C, weights cost more
+FEWEST_TILES = 10  # whose registers are full; below, transforming the weights takes too long
+WIDE, FEWEST_WIDE = 16, 24  # the same where F > 16 C
 FEWEST_PREPARED, MANY_WEIGHTS = 4, 2**14  # the same if they are kept
 FEWEST_PRODUCTS = 2**12  # tiles * channels * filters from which a single call pays
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
@@ -74,7 +75,7 @@ def pays(x_shape, x_dtype, w_shape, window, prepared=False):
         enough = tiles >= (FEWEST_PREPARED if C * F < MANY_WEIGHTS else TILES)
     else:
         used = tiles * C * F / (-(-C // WIDEST) * -(-F // WIDEST) * WIDEST**2)
-        enough = used >= (FEWEST_TILES if F <= WIDE * C else TILES * 3 / 2)
+        enough = used >= (FEWEST_TILES if F <= WIDE * C else FEWEST_WIDE)
     return (
         window.kernel == (3, 3)
         and window.stride == (1, 1)
