@@ -86,10 +86,26 @@ def resolve_window(owner, size, kernel, stride, padding, dilation=1):
     ValueError
         If an argument has the wrong form, or the kernel does not fit into the padded image.
     """
+    return looked_up(remembered, resolve, (owner, size, kernel, stride, padding, dilation))
+
+
+def looked_up(remembered, function, given):
+    """remembered(*given), with tuples for lists, which cannot be looked up.
+
+    Where that fails the function itself says so, of what was given.
+    """
     try:
-        return remembered(owner, size, kernel, stride, padding, dilation)
-    except TypeError:  # a list, which cannot be looked up
-        return resolve(owner, size, kernel, stride, padding, dilation)
+        return remembered(*given)
+    except TypeError:
+        try:
+            return remembered(*as_tuples(given))
+        except (TypeError, ValueError):
+            return function(*given)
+
+
+def as_tuples(value):
+    """Lists and tuples, however deep, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def resolve(owner, size, kernel, stride, padding, dilation):

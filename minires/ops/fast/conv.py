@@ -22,7 +22,7 @@ from minires.ops.fast.blas import calm
 from minires.ops.fast.epilogue import finish_in_place
 from minires.ops.fast.panels import padded
 from minires.ops.reference.conv import ConvCache
-from minires.ops.window import Window, resolve_window
+from minires.ops.window import Window, looked_up, resolve_window
 
 
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
@@ -132,10 +132,7 @@ def plan_for(x, weight, *options):
 
 def plan_of(*shapes_and_options):
     """The Plan for shapes and dtypes of x and weight, and the options of `conv2d_forward`."""
-    try:
-        return remembered(*shapes_and_options)
-    except TypeError:  # a list, which cannot be looked up
-        return choose(*shapes_and_options)
+    return looked_up(remembered, choose, shapes_and_options)
 
 
 def choose(x_shape, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups):
