@@ -49,7 +49,7 @@ from minires.ops.fast.panels import (
     panel_width,
     spread,
 )
-from minires.ops.fast.simd import lanes, load, relu, same, store, where_positive
+from minires.ops.fast.simd import lane, lanes, load, relu, same, store, where_positive
 from minires.ops.reference.batchnorm import BatchNormCache
 
 RUN = 64  # lines, in four sums of 16 numbers
@@ -313,32 +313,27 @@ def measure(k, x, C, parts, counts):
     length, part = parts.shape[2], parts[k]
     start, stop = lines_of(x, length, k, len(parts))
     v = lanes(x)
-    found = np.empty((3, v), x.dtype)
-    kept = found.reshape(-1)
     for first in range(start, stop, RUN):
         n, seen = min(RUN, stop - first), first - start
         for f in range(0, length, v):
             i = first * length + f
-            store(kept, 0, run_sum(x, i, n, length))
+            shift = run_sum(x, i, n, length) / same(x, n)
+            total, squares = run_squares(x, i, n, length, shift)
             for c in range(v):
-                found[0, c] /= n
-            total, squares = run_squares(x, i, n, length, load(kept, 0))
-            store(kept, v, total)
-            store(kept, 2 * v, squares)
-            join_run(found, n, part[:, f : f + v], seen)
+                sums = lane(shift, c), lane(total, c), lane(squares, c)
+                join_run(sums, n, part, f + c, seen)
     counts[k] = join_pixels(part, C, stop - start)
     if k == len(parts) - 1:
         counts[k] = join_rest(x, x.size // length * length, part, C, counts[k])
 
 
 @inlined
-def join_run(found, n, part, seen):
-    """Join n numbers of each lane, as `run_squares` sums them up, with the `seen` ones of part."""
-    for c in range(found.shape[1]):
-        total, squares = np.float64(found[1, c]), np.float64(found[2, c])
-        off = found[0, c] + total / n - part[0, c]
-        part[1, c] += squares - total * total / n + off * off * seen * n / (seen + n)
-        part[0, c] += off * n / (seen + n)
+def join_run(sums, n, part, c, seen):
+    """Join n numbers, as `run_squares` sums them up, with the `seen` ones of column c of part."""
+    shift, total, squares = sums[0], np.float64(sums[1]), np.float64(sums[2])
+    off = shift + total / n - part[0, c]
+    part[1, c] += squares - total * total / n + off * off * seen * n / (seen + n)
+    part[0, c] += off * n / (seen + n)
 
 
 @inlined
@@ -448,7 +443,6 @@ def summer(add):
         """parts[k] += sum of d, sum of d * (x - mean)."""
         length, v, arrays = lines.shape[1], lanes(x), (x, dy, y, out)
         start, stop = lines_of(x, length, k, len(parts))
-        found = np.empty(2 * v, x.dtype)
         for first in range(start, stop, RUN):
             n = min(RUN, stop - first)
             for f in range(0, length, v):
@@ -464,11 +458,10 @@ def summer(add):
                 for _ in range(n % 4):
                     s1, q1 = add(s1, q1, arrays, i, coefficients)
                     i += length
-                store(found, 0, (s1 + s2) + (s3 + s4))
-                store(found, v, (q1 + q2) + (q3 + q4))
+                s, q = (s1 + s2) + (s3 + s4), (q1 + q2) + (q3 + q4)
                 for c in range(v):
-                    parts[k, 0, f + c] += found[c]
-                    parts[k, 1, f + c] += found[v + c]
+                    parts[k, 0, f + c] += lane(s, c)
+                    parts[k, 1, f + c] += lane(q, c)
 
     return sums
 

@@ -32,7 +32,7 @@ from minires.ops.fast.epilogue import After
 from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import WIDEST, affine, clear, turned
-from minires.ops.fast.simd import lanes, same, store
+from minires.ops.fast.simd import lane, lanes, same
 from minires.ops.fast.tiles import (
     FEW_TILES,
     place_of,
@@ -129,7 +129,7 @@ def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
         tiles_out(M, first, here, (0, s.C), (bias, other), dx, edge, back, after, edge)
         held_x = tiles_in(x, x_lines, first, here, x_band, held_x, V, s)
         if x_lines.shape[1] > 0:
-            add_sums(dx, x, x_lines, first, here, edge, sums[k], s)
+            add_sums(dx, x, x_lines, first, here, sums[k], s)
         winograd.multiply_gradient(V, dM, dU, first, here, x, a, s)
         winograd.add_bias_gradient(dM, here, dbk, s)
     winograd.transform_gradient(dU, dw[k], s)
@@ -144,7 +144,7 @@ def carve(work, cuts):
 
 
 @inlined
-def add_sums(dx, x, lines, first, tiles, found, sums, s):
+def add_sums(dx, x, lines, first, tiles, sums, s):
     """sums (2, C) += those of `batchnorm.masked_sums` over the pixels of some tiles."""
     v, arrays = lanes(x), (x, dx, x, dx)
     for f in range(0, s.C, v):
@@ -164,8 +164,7 @@ def add_sums(dx, x, lines, first, tiles, found, sums, s):
                     for c in range(cols):
                         s1, q1 = add_masked(s1, q1, arrays, p + c * s.C, coefficients)
             n, i, j = step(n, i, j, s)
-        store(found, 0, (s1 + s2) + (s3 + s4))
-        store(found, v, (q1 + q2) + (q3 + q4))
+        total, product = (s1 + s2) + (s3 + s4), (q1 + q2) + (q3 + q4)
         for c in range(v):
-            sums[0, f + c] += found[c]
-            sums[1, f + c] += found[v + c]
+            sums[0, f + c] += lane(total, c)
+            sums[1, f + c] += lane(product, c)

@@ -17,6 +17,7 @@ import threading
 import time
 
 import numba
+from numba import types
 from numba.core.dispatcher import Dispatcher
 
 from minires.ops.fast.cache import DiskCache
@@ -26,9 +27,19 @@ from minires.ops.fast.parallel import PART_OPTIONS, run_parts
 # Into how many parts work is cut: fixed numbers, so that bits do not depend on the threads
 CHUNKS = 8  # of a sum over images
 PARTS = 32  # of everything else
-OPTIONS = {"nogil": True, "error_model": "numpy"}
+OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
-inlined = numba.njit(forceinline=True, **PART_OPTIONS)
+
+def inlined(function, **options):
+    """What kernels are put together from: part of their code wherever it is called.
+
+    Numba compiles a function again for each constant that it is called with, `f(0)` and `f(i)`.
+    Here one version serves all, since LLVM puts constants in when it inlines.
+    """
+    made = numba.njit(forceinline=True, **PART_OPTIONS, **options)(function)
+    template = made.get_call_template
+    made.get_call_template = lambda args, kws: template(list(map(types.unliteral, args)), kws)
+    return made
 
 
 @inlined

@@ -7,16 +7,16 @@ in models of the reference ops, and threads that wait for its next array would k
 BLAS. Measured: 0.2 ns a number, a quarter of it for reading memory (AMD EPYC, Zen 4, 2026-11).
 """
 
-import numba
+import functools
+
 import numpy as np
 
 from minires.ops import reference
-from minires.ops.fast.jit import PARTS, kernel, part_of
-from minires.ops.fast.parallel import PART_OPTIONS
+from minires.ops.fast.jit import PARTS, inlined, kernel, part_of
 from minires.ops.reference.measure import join, within_range
 
 CHUNK = 4096  # numbers
-in_any_order = numba.njit(forceinline=True, fastmath={"reassoc", "nsz"}, **PART_OPTIONS)
+in_any_order = functools.partial(inlined, fastmath={"reassoc", "nsz"})
 
 
 def statistics(x):

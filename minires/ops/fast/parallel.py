@@ -21,7 +21,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+from numba.core.compiler import Compiler, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
 
 
@@ -43,6 +45,22 @@ class PartCompiler(Compiler):
         super().__init__(typingctx, targetctx, *rest)
         self.state.library = Unfinished(targetctx.codegen(), "part of a kernel")
         self.state.targetctx.get_executable = not_executable
+
+    def define_pipelines(self):
+        """Numba's passes, with arrays that are only borrowed."""
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        instead = {NativeLowering: BorrowedArrays}
+        manager.passes = [(instead.get(kind, kind), what) for kind, what in manager.passes]
+        return [manager]
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class BorrowedArrays(NativeLowering):
+    """Parts own no memory, so that references need not be counted."""
+
+    def run_pass(self, state):
+        state.targetctx.enable_nrt = False
+        return super().run_pass(state)
 
 
 def not_executable(library, fndesc, env):

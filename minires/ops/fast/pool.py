@@ -49,7 +49,7 @@ def global_avgpool2d_forward(x):
     """The mean of each image and channel; see `reference`."""
     N, _, _, C = x.shape
     y = np.empty((N, C), x.dtype)
-    image_means(N, np.ascontiguousarray(x).reshape(N, -1, C), y)
+    image_means(N, np.ascontiguousarray(x).reshape(N, -1, C), np.zeros((N, C)), y)
     return y, x.shape
 
 
@@ -108,9 +108,9 @@ def send_back(n, dy, winner, kernel_size, stride, top_left, dx):
 
 
 @kernel
-def image_means(n, x, y):
+def image_means(n, x, totals, y):
     _, P, C = x.shape
-    total = np.zeros(C)
+    total = totals[n]
     for p in range(P):
         for c in range(C):
             total[c] += x[n, p, c]

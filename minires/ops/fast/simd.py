@@ -249,8 +249,18 @@ def axpy(typing, s, x, y):
     return x(s, x, x), emit
 
 
+@intrinsic
+def lane(typing, x, c):
+    """Number c of a register."""
+
+    def emit(context, b, signature, values):
+        return b.extract_element(*values)
+
+    return x.dtype(x, types.intp), emit
+
+
 def define_operator(symbol, instruction):
-    """Make +, - or * of two registers one instruction."""
+    """Make +, -, * or / of two registers one instruction."""
 
     @intrinsic
     def apply(typing, x, y):
@@ -268,6 +278,7 @@ def define_operator(symbol, instruction):
 define_operator(operator.add, "fadd")
 define_operator(operator.sub, "fsub")
 define_operator(operator.mul, "fmul")
+define_operator(operator.truediv, "fdiv")
 
 
 # ---- Tile. The loops over rows and columns run while the kernel is compiled, so that every
