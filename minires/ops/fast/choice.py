@@ -6,14 +6,15 @@ little to do that calls are the larger part. BLAS loses where its matrices are n
 the runs that the columns are copied in are short. So a model of both decides, in microseconds: a
 sum over amounts of work with fixed prices.
 
-The prices are a fit (non-negative least squares, relative errors) to 332 convolutions, 287 of them
-random: 1 to 256 images of up to 112x112, 1 to 512 channels and filters, kernels 1 to 11, strides 1
-to 4; float32, 2 threads, AMD EPYC (Zen 4), 2026-11-30. The tiles' were then multiplied by 0.95
-(forward) and 1.05 (gradients), with which fewer were chosen wrongly: what is chosen takes 1.02
-times as long as the faster way in the mean. The prices of `weight_pays` are from 420 other random
-ones, later that day. The scripts of the fits are not kept; `python -m benchmarks.shapes` shows how
-well the choice does. On another machine both sides scale much alike,
-and where it errs the two are often near each other.
+The prices are fits (non-negative least squares, relative errors) to random convolutions: 1 to 256
+images, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32, 2 threads. Those of
+registers of 512 bits are from an AMD EPYC (Zen 4; 332 and 420 convolutions, 2026-11-30), those of
+256 bits, for narrower ones too, from another (Zen 3; 773 convolutions, 2026-12-01), on which the
+first chose wrongly: of 1,546 passes 56 took 1.1 times as long as the reference or longer, with its
+own prices, fitted to the other half, 18. What is chosen takes 1.02 to 1.05 times as long as the
+faster way in the mean. On Zen 4 the tiles' were multiplied by 0.95 (forward) and 1.05 (gradients),
+with which fewer were chosen wrongly. The scripts of the fits are not kept; `python -m
+benchmarks.shapes` shows how well the choice does.
 """
 
 import math
@@ -25,6 +26,7 @@ from minires.ops.fast.columns import MANY_RUNS, even_pixels, runs_of
 from minires.ops.fast.direct import shares_of
 from minires.ops.fast.jit import CHUNKS
 from minires.ops.fast.panels import LITTLE, WIDEST
+from minires.ops.fast.simd import BITS
 
 NEAR = 2**18  # numbers that stay in the L2 cache
 ONE_OF_TWO = 1.15  # how much faster the tiles must be to be taken for the weights' gradient alone
@@ -33,28 +35,49 @@ NARROW = 64  # lines of a matrix below which each costs BLAS more
 SPILL = 2**15  # numbers from which columns are written by several threads
 
 
+class Prices(NamedTuple):
+    """Microseconds for one of each amount, in the order in which the functions below add them."""
+
+    tiles: tuple[float, ...]  # forward
+    blas: tuple[float, ...]
+    prepared: float  # what is left of the first two of `tiles` if weights are packed once
+    weight_tiles: tuple[float, ...]  # the gradient of the weights
+    weight_blas: tuple[float, ...]
+    gathered: tuple[float, ...]  # both gradients, in `direct.py`
+    scattered: tuple[float, ...]  # in `direct.py` and `scatter.py`
+    both_blas: tuple[float, ...]
+
+
+def priced(prices, *amounts):
+    """The sum of amounts times prices."""
+    return sum(price * amount for price, amount in zip(prices, amounts, strict=True))
+
+
+def per_line(n, *lines):
+    """The products of a matrix, divided by how many lines it has in some direction."""
+    return (n.products / min(count, NARROW) for count in lines)
+
+
 def forward_pays(x_shape, w_shape, window, dtype, prepared=False):
     """Whether the tiles' forward is faster; it saves more than BLAS where it is prepared once."""
     n = amounts(x_shape, w_shape, window, dtype)
     wide = n.products * idle(n.filters) / used_rows(x_shape, w_shape, window, dtype.itemsize)
-    tiles = 5 if prepared else 15 + 3.5e-4 * n.weights
-    tiles += 1.7e-5 * wide + 1.2e-4 * wide / min(n.taps, NARROW)
-    tiles += 5.7e-5 * n.inputs + 8.4e-6 * n.outputs + 2.1e-3 * n.pixels * n.share
-    blas = 8.4 + 5.6e-3 * n.runs + 2.5e-4 * n.columns + 1.8e-5 * n.products
-    for lines, price in (n.filters, 2.8e-5), (n.taps, 8.1e-5), (n.pixels, 1.1e-4):
-        blas += price * n.products / min(lines, NARROW)
-    return tiles * doubt(n) < blas
+    once = (PRICES.prepared, 0) if prepared else PRICES.tiles[:2]
+    work = wide, wide / min(n.taps, NARROW), n.inputs, n.outputs, n.pixels * n.share
+    tiles = priced(once, 1, n.weights) + priced(PRICES.tiles[2:], *work)
+    narrow = per_line(n, n.filters, n.taps, n.pixels)
+    return tiles * doubt(n) < priced(PRICES.blas, 1, n.runs, n.columns, n.products, *narrow)
 
 
 def weight_pays(x_shape, w_shape, window, dtype):
     """Whether the tiles' gradient of the weights is faster for sure, though not both gradients."""
     n = amounts(x_shape, w_shape, window, dtype)
-    tiles = 12 + 7e-5 * n.copies + 1.4e-4 * max(0, n.copies - NEAR) + 2e-5 * n.tiled
-    tiles += 7.2e-5 * n.inputs + 7e-5 * n.outputs + 2.1e-3 * n.pixels * n.share
-    blas = 11 + 6.8e-3 * n.runs + 1.4e-4 * n.columns + 1.2e-4 * n.outputs + 9.3e-5 * n.weights
-    for lines, price in (1, 2.1e-5), (n.taps, 3.1e-5), (n.filters, 1e-4):
-        blas += price * n.products / min(lines, NARROW)
-    return tiles * ONE_OF_TWO < blas
+    far = max(0, n.copies - NEAR)
+    work = n.copies, far, n.tiled, n.inputs, n.outputs, n.pixels * n.share
+    narrow = per_line(n, n.taps, n.filters)
+    blas = n.runs, n.columns, n.outputs, n.weights, n.products, *narrow
+    tiles = priced(PRICES.weight_tiles, 1, *work)
+    return tiles * ONE_OF_TWO < priced(PRICES.weight_blas, 1, *blas)
 
 
 def backward_pays(x_shape, w_shape, window, dtype):
@@ -64,8 +87,8 @@ def backward_pays(x_shape, w_shape, window, dtype):
         tiles = scattered(n, w_shape, window)
     else:
         tiles = gathered(n, x_shape, w_shape, window)
-    blas = 21 + 1.4e-2 * n.runs + 6.6e-4 * n.columns + 3.7e-4 * n.outputs + 8e-5 * n.inputs
-    return tiles * doubt(n) < blas + 6e-4 * n.weights + 4.2e-5 * n.products
+    blas = n.runs, n.columns, n.outputs, n.inputs, n.weights, n.products
+    return tiles * doubt(n) < priced(PRICES.both_blas, 1, *blas)
 
 
 def gathered(n, x_shape, w_shape, window):
@@ -73,9 +96,9 @@ def gathered(n, x_shape, w_shape, window):
     (KH, KW, C, _), (SH, SW) = w_shape, window.stride
     phases, wide = min(KH, SH) * min(KW, SW), idle(C)
     seen = n.products * wide * math.prod(x_shape[:3]) / (SH * SW * n.pixels)  # zeros around dy, too
-    price = 26 + 10 * phases + 1.8e-3 * n.weights * wide + 1.15e-4 * n.copies + 2.3e-5 * n.tiled
-    price += 2.1e-5 * seen + n.inputs * (2e-4 + 1e-4 * wide) + 1.7e-4 * n.outputs
-    return price + 7e-4 * n.pixels * n.share
+    work = phases, n.weights * wide, n.copies, n.tiled, seen
+    images = n.inputs, n.inputs * wide, n.outputs, n.pixels * n.share
+    return priced(PRICES.gathered, 1, *work, *images)
 
 
 def scattered(n, w_shape, window):
@@ -83,8 +106,7 @@ def scattered(n, w_shape, window):
     _, KW, C, F = w_shape
     rows = 1 / (1 - idle_rows(window.out[1]))
     adds = n.products / F * idle(KW * C) * rows
-    price = 49 + 2.3e-5 * (adds * F + n.tiled) + 1.9e-4 * adds
-    return price + 3e-4 * n.inputs + 1.65e-4 * n.outputs
+    return priced(PRICES.scattered, 1, adds * F + n.tiled, adds, n.inputs, n.outputs)
 
 
 class Amounts(NamedTuple):
@@ -142,3 +164,26 @@ def used_rows(x_shape, w_shape, window, itemsize):
     y_shape = N, *window.out, w_shape[3]
     s = steps((N, H, W, w_shape[2]), window.kernel, y_shape, window.stride, place, itemsize)
     return 1 - idle_rows((s.OW, s.band, s.group)[s.axis])
+
+
+OF_512_BITS = Prices(
+    tiles=(15, 3.5e-4, 1.7e-5, 1.2e-4, 5.7e-5, 8.4e-6, 2.1e-3),
+    blas=(8.4, 5.6e-3, 2.5e-4, 1.8e-5, 2.8e-5, 8.1e-5, 1.1e-4),
+    prepared=5,
+    weight_tiles=(12, 7e-5, 1.4e-4, 2e-5, 7.2e-5, 7e-5, 2.1e-3),
+    weight_blas=(11, 6.8e-3, 1.4e-4, 1.2e-4, 9.3e-5, 2.1e-5, 3.1e-5, 1e-4),
+    gathered=(26, 10, 1.8e-3, 1.15e-4, 2.3e-5, 2.1e-5, 2e-4, 1e-4, 1.7e-4, 7e-4),
+    scattered=(49, 2.3e-5, 1.9e-4, 3e-4, 1.65e-4),
+    both_blas=(21, 1.4e-2, 6.6e-4, 3.7e-4, 8e-5, 6e-4, 4.2e-5),
+)
+OF_256_BITS = Prices(
+    tiles=(25, 5.5e-4, 2.4e-5, 1.7e-4, 7.2e-5, 1.9e-4, 4.7e-3),
+    blas=(13, 9.4e-3, 4.3e-4, 1.5e-5, 2e-4, 3.6e-4, 3.7e-4),
+    prepared=8,
+    weight_tiles=(26, 1.5e-4, 1.9e-4, 3.7e-5, 9.8e-5, 1.7e-4, 0),
+    weight_blas=(23, 9.9e-3, 4.8e-4, 4.4e-4, 2.8e-4, 2.3e-5, 0, 2.9e-4),
+    gathered=(58, 14, 1.5e-3, 3.4e-4, 3.6e-5, 3.3e-5, 3e-4, 8.2e-5, 1.7e-4, 3.9e-3),
+    scattered=(49, 2.8e-5, 5.8e-4, 8.5e-5, 8.6e-5),
+    both_blas=(41, 2.2e-2, 1.2e-3, 6.1e-4, 2e-4, 6.1e-4, 5e-5),
+)
+PRICES = OF_512_BITS if BITS == 512 else OF_256_BITS
