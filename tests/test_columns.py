@@ -5,11 +5,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from minires.ops import fast, reference
+from minires.ops import window as window_module
 from minires.ops.window import resolve_window
 
 blas = pytest.importorskip("minires.ops.fast.blas")
 choice = pytest.importorskip("minires.ops.fast.choice")
 columns = pytest.importorskip("minires.ops.fast.columns")
+conv = pytest.importorskip("minires.ops.fast.conv")
 matmul = pytest.importorskip("minires.ops.fast.matmul")
 sums = pytest.importorskip("minires.ops.fast.sums")
 winograd = pytest.importorskip("minires.ops.fast.winograd")
@@ -92,6 +94,29 @@ def test_a_line_that_is_alone_has_a_step_that_blas_accepts():
         assert step >= line.shape[0 if turned else 1]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("rows", "inner"), [(1200, 500), (40, 20000), (90000, 7), (3, 200000)])
+def test_a_matrix_times_a_vector(rows, inner, dtype):
+    assert matmul.much(rows, inner, 1)
+    a, b = RNG.standard_normal((rows, inner)), RNG.standard_normal((inner, 3))
+    a, b = a.astype(dtype), b.astype(dtype)
+    turned, flipped = np.asfortranarray(a), np.ascontiguousarray(b[::-1])[::-1]
+    limit = 16 * np.finfo(dtype).eps * (np.abs(a) @ np.abs(b[:, 1:2]))
+    for matrix in (a, turned):
+        for vector in (b[:, 1:2].copy(), b[:, 1:2], flipped[:, 1:2]):
+            out = product(matrix, vector, np.empty((rows, 1), dtype))
+            assert (np.abs(out - a @ b[:, 1:2]) <= limit).all()
+            product(matrix, vector, out, adds=True)
+            assert (np.abs(out - 2 * (a @ b[:, 1:2])) <= 3 * limit).all()
+            out = product(vector.T, matrix.T, np.empty((1, rows), dtype))
+            assert (np.abs(out.T - a @ b[:, 1:2]) <= limit).all()
+
+
+def test_small_products_with_vectors_are_numpys():
+    assert not matmul.much(1000, 390, 1)
+    assert not matmul.much(1, 10**7, 1)
+
+
 def test_long_sums_keep_their_digits():
     eps = np.finfo(np.float32).eps
     for terms in (20000, 60000, 300000):
@@ -133,15 +158,15 @@ def test_without_the_address_of_gemm_numpy_multiplies(monkeypatch):
     a, b = RNG.standard_normal((700, 100)), RNG.standard_normal((100, 50))
     with monkeypatch.context() as patch:
         patch.setattr(matmul, "libraries", list)
-        matmul.address_of_gemm.cache_clear()
+        matmul.address_of.cache_clear()
         out = product(a, b, np.empty((700, 50)))
-    matmul.address_of_gemm.cache_clear()
+    matmul.address_of.cache_clear()
     assert_allclose(out, a @ b, rtol=1e-12)
     assert not called
 
 
 def test_without_gemm_blas_keeps_its_threads_for_large_products(monkeypatch):
-    monkeypatch.setattr(matmul, "address_of_gemm", lambda _: None)
+    monkeypatch.setattr(matmul, "address_of", lambda *_: None)
     assert matmul.alone(blas.MANY) is blas.as_it_is
     assert matmul.alone(blas.MANY - 1) is blas.one_thread
     assert matmul.alone(blas.FEW) is blas.as_it_is
@@ -467,6 +492,7 @@ def test_weights_are_transformed_where_there_are_tiles_enough_to_use_them(
 def test_products_with_large_matrices_run_on_threads_even_with_few_multiply_adds():
     assert matmul.much(896, 512, 1)
     assert matmul.much(1, 512, 896)
+    assert not matmul.much(300, 1000, 1)
     assert matmul.much(512, 1, 896)
     assert not matmul.much(300, 400, 1)
     assert matmul.much(300, 400, 10)
@@ -492,3 +518,26 @@ def test_kept_weights_of_a_single_image_go_to_winograd(monkeypatch):
     assert ran
     fast.conv2d_forward(x, w, padding=1)
     assert ran == [1]
+
+
+@pytest.mark.parametrize("ops", [fast, reference])
+def test_lists_are_remembered_as_tuples_are(ops):
+    x, weight = np.ones((2, 7, 9, 3), np.float32), np.ones((2, 2, 3, 4), np.float32)
+    lists = {"stride": [2, 1], "padding": [[1, 0], (0, 1)]}
+    y, _ = ops.conv2d_forward(x, weight, **lists)
+    before = window_module.remembered.cache_info(), conv.remembered.cache_info()
+    again, cache = ops.conv2d_forward(x, weight, **lists)
+    after = window_module.remembered.cache_info(), conv.remembered.cache_info()
+    assert [info.misses for info in after] == [info.misses for info in before]
+    assert after != before
+    assert_array_equal(again, y)
+    assert cache.window.padding == ((1, 0), (0, 1))
+
+
+@pytest.mark.parametrize("ops", [fast, reference])
+def test_an_error_names_the_list_that_was_given(ops):
+    x, weight = np.ones((2, 7, 9, 3)), np.ones((2, 2, 3, 4))
+    with pytest.raises(ValueError, match=r"stride to be .* got \[0, 1\]"):
+        ops.conv2d_forward(x, weight, stride=[0, 1])
+    with pytest.raises(ValueError, match=r"padding to be .* got \[\[1, 2, 3\], 0\]"):
+        ops.conv2d_forward(x, weight, padding=[[1, 2, 3], 0])

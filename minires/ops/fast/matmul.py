@@ -11,7 +11,8 @@ cut depends on sizes alone, so that no bit depends on the threads.
                          gradient of weights; each thread then reads the pixels that it wrote
 
 `gemm` is called at its address, which NumPy does not tell; it stands in the library that
-threadpoolctl finds. Where there is none (NumPy with another BLAS), NumPy multiplies.
+threadpoolctl finds. Where there is none (NumPy with another BLAS), NumPy multiplies. A matrix by a
+vector is a call of `gemv`, for which `gemm` takes two to three times as long.
 """
 
 import ctypes
@@ -25,11 +26,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from minires.ops.fast.blas import FEW, as_it_is, calm, libraries, one_thread
-from minires.ops.fast.jit import CHUNKS, PARTS, kernel
+from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import address
 
 LEAST = 2**20  # multiply-adds from which a product is cut
+LEAST_OF_A_VECTOR = 3 * 2**17  # the same for a matrix by a vector
 LARGE = 2**17  # numbers in a matrix from which it is cut all the same: threads have them near
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
 UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
@@ -37,7 +39,7 @@ SIDE = 16  # rows, columns or terms in a block: a multiple of that
 CHAIN = 256  # terms of a long sum that one call adds up: less rounding
 LONG = 8  # how many times longer than rows and columns sums are, if they are cut
 MANY_TIMES = 32  # as many numbers in a and b as in c, if the pixels are cut
-NAMES = "scipy_cblas_{}gemm64_", "cblas_{}gemm64_"  # with 64-bit sizes; in wheels of NumPy
+NAMES = "scipy_cblas_{}64_", "cblas_{}64_"  # with 64-bit sizes; in wheels of NumPy
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of the C interface to BLAS
 SINGLE = np.dtype(np.float32)
 I1, I32 = ir.IntType(1), ir.IntType(32)
@@ -47,6 +49,7 @@ class Blocks(NamedTuple):
     """A product c = a @ b, or c += a @ b, in blocks."""
 
     gemm: int  # addresses
+    gemv: int
     a: int
     b: int
     a_step: int  # numbers from row to row
@@ -68,7 +71,7 @@ def alone(products):
     """A context for products of so many multiply-adds: BLAS stays on the thread that calls it."""
     if products <= FEW:
         return as_it_is
-    return one_thread if address_of_gemm(SINGLE) else calm(products)
+    return one_thread if address_of("gemm", SINGLE) else calm(products)
 
 
 def matmul(a, b, out, adds=False):
@@ -82,13 +85,17 @@ def matmul(a, b, out, adds=False):
         All of one dtype, float32 or float64.
     """
     (rows, inner), cols = a.shape, b.shape[1]
-    gemm = much(rows, inner, cols) and address_of_gemm(a.dtype)
+    gemm = much(rows, inner, cols) and address_of("gemm", a.dtype)
     if not gemm:
         return plain(a, b, out, adds)
+    if rows == 1:
+        matmul(b.T, a.T, out.T, adds)
+        return out
     (a, a_turned, a_step), (b, b_turned, b_step) = lines(a), lines(b)
     cut, count = blocks(rows, inner, cols, a_turned)
     g = Blocks(
-        *(gemm, a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
+        *(gemm, address_of("gemv", a.dtype)),
+        *(a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
         *(rows, inner, cols, int(adds and cut != TERMS), cut, count),
     )
     if cut != TERMS:
@@ -103,8 +110,10 @@ def matmul(a, b, out, adds=False):
 
 def much(rows, inner, cols):
     """Whether a product is made on the kernels' threads."""
-    largest = max(rows * inner, inner * cols, rows * cols)
-    return largest >= LARGE or rows * inner * cols >= LEAST
+    products = rows * inner * cols
+    if min(rows, cols) == 1:
+        return max(rows, cols) > 1 and products >= LEAST_OF_A_VECTOR
+    return products >= LEAST or max(rows * inner, inner * cols, rows * cols) >= LARGE
 
 
 def lines(a):
@@ -156,14 +165,14 @@ def plain(a, b, out, adds):
 
 
 @functools.cache
-def address_of_gemm(dtype):
-    """Where BLAS' matrix product for numbers of that dtype is, or None."""
-    letter = "s" if dtype == np.float32 else "d"
+def address_of(function, dtype):
+    """Where "gemm" or "gemv" for numbers of that dtype is in BLAS, or None."""
+    full = f"{'s' if dtype == np.float32 else 'd'}{function}"
     for library in libraries():
         for name in NAMES:
-            function = getattr(library.dynlib, name.format(letter), None)
-            if function is not None:
-                return ctypes.cast(function, ctypes.c_void_p).value
+            found = getattr(library.dynlib, name.format(full), None)
+            if found is not None:
+                return ctypes.cast(found, ctypes.c_void_p).value
     return None
 
 
@@ -176,40 +185,82 @@ def multiply(k, c, g):
     n = last - first
     row, term = (1, g.a_step) if g.a_turned else (g.a_step, 1)
     if g.cut == ROWS:
-        gemm(c, first * g.cols, first * row, 0, n, g.inner, g.cols, g, g.adds > 0)
+        product(c, first * g.cols, first * row, 0, n, g.inner, g.cols, g, g.adds > 0)
     elif g.cut == COLS:
-        gemm(
-            c, first, 0, first * (g.b_step if g.b_turned else 1), g.rows, g.inner, n, g, g.adds > 0
-        )
+        column = g.b_step if g.b_turned else 1
+        product(c, first, 0, first * column, g.rows, g.inner, n, g, g.adds > 0)
     else:
         o, next_b = k * g.rows * g.cols, 1 if g.b_turned else g.b_step
         for t in range(first, last, CHAIN):
             n = min(CHAIN, last - t)
-            gemm(c, o, t * term, t * next_b, g.rows, n, g.cols, g, t > first)
+            product(c, o, t * term, t * next_b, g.rows, n, g.cols, g, t > first)
+
+
+@inlined
+def product(c, o, i, j, rows, inner, cols, g, adds):
+    """c[o ...] = a[i ...] @ b[j ...], or += if it adds: one call of BLAS."""
+    if g.cols == 1:
+        gemv(c, o, i, j, rows, inner, g, adds)
+    else:
+        gemm(c, o, i, j, rows, inner, cols, g, adds)
 
 
 @intrinsic
 def gemm(typing, c, o, i, j, rows, inner, cols, g, adds):
-    """c[o ...] = a[i ...] @ b[j ...], or += if it adds: one call of BLAS."""
+    """A product of matrices."""
 
     def emit(context, build, signature, values):
         array, o, i, j, rows, inner, cols, g, adds = values
-        number = context.get_value_type(c.dtype)
-        pointer, g = number.as_pointer(), Blocks(*cgutils.unpack_tuple(build, g))
-
-        def turned(flag):
-            return build.select(build.trunc(flag, I1), I32(TRANSPOSED), I32(AS_IT_IS))
-
-        def at(start, offset):
-            return build.gep(build.inttoptr(start, pointer), [offset])
-
-        one, zero = ir.Constant(number, 1.0), ir.Constant(number, 0.0)
-        given = [I32(ROW_MAJOR), turned(g.a_turned), turned(g.b_turned), rows, cols, inner, one]
-        given += [at(g.a, i), g.a_step, at(g.b, j), g.b_step]
-        given += [build.select(adds, one, zero)]
+        g, at = Blocks(*cgutils.unpack_tuple(build, g)), Numbers(context, build, c)
+        given = [I32(ROW_MAJOR), as_stored(build, g.a_turned), as_stored(build, g.b_turned)]
+        given += [rows, cols, inner, at.one, at.place(g.a, i), g.a_step, at.place(g.b, j), g.b_step]
+        given += [build.select(adds, at.one, at.zero)]
         given += [address(context, build, signature.args[0], array, o), g.cols]
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-        build.call(build.inttoptr(g.gemm, kind.as_pointer()), given)
+        call(build, g.gemm, given)
         return context.get_dummy_value()
 
     return types.void(c, *[types.intp] * 6, g, types.boolean), emit
+
+
+@intrinsic
+def gemv(typing, c, o, i, j, rows, inner, g, adds):
+    """A product of a matrix and a vector, which is a column or a row where b lies."""
+
+    def emit(context, build, signature, values):
+        array, o, i, j, rows, inner, g, adds = values
+        g, at = Blocks(*cgutils.unpack_tuple(build, g)), Numbers(context, build, c)
+        turned = build.trunc(g.a_turned, I1)
+        down, along = build.select(turned, inner, rows), build.select(turned, rows, inner)
+        step = build.select(build.trunc(g.b_turned, I1), inner.type(1), g.b_step)
+        given = [I32(ROW_MAJOR), as_stored(build, g.a_turned), down, along, at.one]
+        given += [at.place(g.a, i), g.a_step, at.place(g.b, j), step]
+        given += [build.select(adds, at.one, at.zero)]
+        given += [address(context, build, signature.args[0], array, o), inner.type(1)]
+        call(build, g.gemv, given)
+        return context.get_dummy_value()
+
+    return types.void(c, *[types.intp] * 5, g, types.boolean), emit
+
+
+class Numbers:
+    """Numbers like those of an array, in LLVM's language."""
+
+    def __init__(self, context, build, array):
+        self.build, kind = build, context.get_value_type(array.dtype)
+        self.pointer = kind.as_pointer()
+        self.one, self.zero = ir.Constant(kind, 1.0), ir.Constant(kind, 0.0)
+
+    def place(self, start, offset):
+        """The pointer to number `offset` behind the address `start`."""
+        return self.build.gep(self.build.inttoptr(start, self.pointer), [offset])
+
+
+def as_stored(build, turned):
+    """What BLAS calls a matrix whose transpose lies in memory, or one that lies there itself."""
+    return build.select(build.trunc(turned, I1), I32(TRANSPOSED), I32(AS_IT_IS))
+
+
+def call(build, function, given):
+    """Call what stands at an address."""
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+    build.call(build.inttoptr(function, kind.as_pointer()), given)
