@@ -16,6 +16,7 @@ from minires.layers.containers import described
 from minires.layers.fused import ConvNorm, FusedResidual, Norm, NormReLU
 from minires.layers.fused_model import FusedModel
 from minires.models.parts import ImageModel
+from minires.ops import fast
 
 OURS = {getattr(ours, name) for name in ours.__all__}
 WHOLE = Sequential, ImageModel, FusedModel  # models without methods of their own
@@ -64,6 +65,7 @@ def fuse(model):
     """
     if not isinstance(model, Layer):
         raise TypeError(f"fuse expects a Layer, got {described(model)}")
+    fast.expect("fused")
     return FusedModel(joined(model)) if type(model) in WHOLE else joined(model)
 
 

@@ -12,6 +12,7 @@ from minires.checks import expect_choice, expect_int, expect_number
 from minires.copyable import Copyable
 from minires.core import Parameter
 from minires.ops import default as default_ops
+from minires.ops import fast
 
 
 class Optimizer(Copyable):
@@ -39,6 +40,8 @@ class Optimizer(Copyable):
         self.weight_decay = expect_number(name, "weight_decay", weight_decay, at_least=0)
         self.decay = expect_choice(name, "decay", decay, ("all", "weights"))
         self.steps = 0
+        if ops is fast:
+            fast.expect("training")
 
     @property
     def lr(self):

@@ -259,6 +259,7 @@ INNER = (
     "minires.before_numpy",
     "minires.cli",
     "minires.checks",
+    "minires.compile_helper",
     "minires.copyable",
     "minires.samples",
 )

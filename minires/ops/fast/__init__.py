@@ -36,6 +36,14 @@ def compiles():
     return True
 
 
+expected = {"training": False, "fused": False}  # what the program is about to do
+
+
+def expect(what):
+    """Say that a network is going to be trained, or that it is "fused"; `ahead` makes use of it."""
+    expected[what] = True
+
+
 @functools.cache
 def implementation(name):
     """The function `name` of this package, or the reference's if there is none to run."""
