@@ -541,3 +541,58 @@ def test_an_error_names_the_list_that_was_given(ops):
         ops.conv2d_forward(x, weight, stride=[0, 1])
     with pytest.raises(ValueError, match=r"padding to be .* got \[\[1, 2, 3\], 0\]"):
         ops.conv2d_forward(x, weight, padding=[[1, 2, 3], 0])
+
+
+def test_images_are_taken_in_groups_whose_columns_stay_in_the_cache():
+    def sizes(N, side, taps):
+        y = np.empty((N, side, side, 5), np.float32)
+        return [len(part) for (part,) in columns.groups(taps, y, y)]
+
+    assert sizes(8, 16, 255) == [8]  # 2,048 rows of 255, below GROUP
+    assert sizes(8, 16, 256) == [4, 4]
+    assert sizes(7, 16, 2000) == [3, 4]  # no fewer than PIXELS rows
+    assert sizes(2, 64, 2000) == [1, 1]  # no parts of images
+
+
+@pytest.mark.parametrize(
+    ("runs", "shape", "filters", "expected"),
+    [
+        (2047, (1, 1), 1, True),  # one thread multiplies, and had better write as well
+        (4 * 2047, (1, 1), 1, True),
+        (4 * 2048, (1, 1), 1, False),
+        (2047, (1000, 2), 1024, True),  # several multiply
+        (2048, (1000, 2), 1024, False),
+        (0, (1000, 131), 8, True),  # 8,187 lines of numbers, in a matrix below LARGE
+        (0, (1000, 132), 8, False),
+    ],
+)
+def test_columns_are_written_by_the_threads_that_multiply(runs, shape, filters, expected):
+    runs -= 0 if runs == 0 else int(np.prod(shape)) // columns.LINE
+    assert columns.little(runs, shape, filters) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "by_kernel"),
+    [
+        ((2, 20, 20, 8), (3, 3), False),  # few runs, and few enough numbers for NumPy's memory
+        ((1, 64, 64, 3), (3, 3), True),  # 12,288 runs
+        ((1, 16, 16, 64), (2, 2), False),  # few runs, in our memory
+        ((1, 32, 32, 64), (2, 2), True),  # 246,016 numbers
+        ((16, 40, 40, 3), (1, 1), False),  # even pixels: not even copied
+    ],
+)
+def test_a_kernel_writes_columns_of_many_runs(shape, kernel, by_kernel, monkeypatch):
+    written = []
+    real = columns.write_columns
+
+    def note(*given):
+        written.append(1)
+        real(*given)
+
+    note.alone = note
+    monkeypatch.setattr(columns, "write_columns", note)
+    x = RNG.standard_normal(shape).astype(np.float32)
+    window = resolve_window("conv2d", shape[1:3], kernel, 1, 0, 1)
+    found = columns.columns(x, window, 16)
+    assert_array_equal(found, columns.windows(x, window).reshape(found.shape))
+    assert bool(written) == by_kernel

@@ -30,13 +30,24 @@ PARTS = 32  # of everything else
 OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
+def jitted(function, **options):
+    """What Numba makes of a function."""
+    made = numba.njit(function, **options)
+    if not isinstance(made, Dispatcher):
+        raise RuntimeError(
+            "ops.fast expects numba.config.DISABLE_JIT to stay as it was at the first fast op, got "
+            "it switched on since: set it before"
+        )
+    return made
+
+
 def inlined(function, **options):
     """What kernels are put together from: part of their code wherever it is called.
 
     Numba compiles a function again for each constant that it is called with, `f(0)` and `f(i)`.
     Here one version serves all, since LLVM puts constants in when it inlines.
     """
-    made = numba.njit(forceinline=True, **PART_OPTIONS, **options)(function)
+    made = jitted(function, forceinline=True, **PART_OPTIONS, **options)
     template = made.get_call_template
     made.get_call_template = lambda args, kws: template(list(map(types.unliteral, args)), kws)
     return made
@@ -150,18 +161,13 @@ def kernel(part):
     thousand numbers do. `kernel.aside(n, ...)`, of weights between two passes over images, does not
     change the direction of the next. Which way was taken shows in no bit.
     """
-    compiled_part = numba.njit(**PART_OPTIONS)(part)
+    compiled_part = jitted(part, **PART_OPTIONS)
 
     def run(n, threads, last_first, *args):
         return run_parts(compiled_part, n, threads, last_first, args)
 
     run.__module__, run.__qualname__ = part.__module__, part.__qualname__  # for profilers
-    run = numba.njit(run, **OPTIONS)
-    if not isinstance(run, Dispatcher):
-        raise RuntimeError(
-            "ops.fast expects numba.config.DISABLE_JIT to stay as it was at the first fast op, got "
-            "it switched on since: set it before"
-        )
+    run = jitted(run, **OPTIONS)
     run._cache = DiskCache(part, "parts")
 
     def on_threads(n, last_first, args):
