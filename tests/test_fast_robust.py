@@ -248,6 +248,17 @@ def damage(path, data, other, rng, i):
             path.write_bytes(content)
 
 
+def test_a_file_keeps_a_kernels_machine_code_and_not_llvms(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    kernel = disk_cached(triple)
+    assert kernel(5.0) == 15.0
+    found = kernel._cache.load_overload(kernel.signatures[0], kernel.targetctx)
+    kept = found.library._shared_module
+    assert not list(kept.functions)
+    assert found.fndesc.llvm_cpython_wrapper_name in {name.name for name in kept.global_variables}
+    assert found.entry_point(5.0) == 15.0
+
+
 def test_2000_damaged_cache_files_are_neither_run_nor_raised(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     first, second = disk_cached(triple), disk_cached(square)
