@@ -22,10 +22,11 @@ BATCH = 32
 
 def help_out():
     """Compile a training step's kernels, the last first; end when the other process does."""
-    taken = set()
-    fused = sys.stdin.readline().strip() == "fused"
+    taken, kind = set(), sys.stdin.readline().strip()
+    if not kind:  # the other process is not there any more
+        return
     threading.Thread(target=listen, args=(taken,), daemon=True).start()
-    for kernel, types in reversed(kernels_of_training(fused)):
+    for kernel, types in reversed(kernels_of_training(kind == "fused")):
         path = kernel._cache.path(types, kernel.targetctx)
         if path.name not in taken and not path.exists():
             print("begun", path.name, flush=True)

@@ -40,7 +40,8 @@ class Optimizer(Copyable):
         self.weight_decay = expect_number(name, "weight_decay", weight_decay, at_least=0)
         self.decay = expect_choice(name, "decay", decay, ("all", "weights"))
         self.steps = 0
-        if ops is fast:
+        values = [parameter.value for parameter in self.parameters]
+        if ops is fast and any(v.ndim == 4 and v.dtype == np.float32 for v in values):
             fast.expect("training")
 
     @property
@@ -61,6 +62,7 @@ class Optimizer(Copyable):
         """Update every Parameter once from its gradient."""
         self.steps += 1
         self._update([p.value for p in self.parameters], [p.grad for p in self.parameters])
+        fast.step_taken()
 
     def _update(self, values, gradients):
         """Change each of `values` in place."""

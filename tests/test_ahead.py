@@ -1,5 +1,6 @@
 """The helper that compiles kernels ahead: who gets one, and what the two processes say."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,10 +8,11 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import minires.fusion
-from minires.layers import Dense
+from minires.layers import Conv2d, Dense
 from minires.ops import fast, reference
 from minires.optimizers import SGD
 
@@ -34,27 +36,29 @@ loss.forward(model.forward(np.ones((16, 32, 32, 3), np.float32), training=True),
 model.backward(loss.backward())
 optimizer.step()
 cache, progress = (sys.modules["minires.ops.fast." + name] for name in ("cache", "progress"))
-print(len(progress.progress.compiled), len(cache.loaded))
+print(len(progress.progress.compiled), len(cache.loaded), "conv_norm.both" in cache.loaded)
 print(float(sum(np.abs(p.value).sum() for p in model.parameters())))
 """
 
 
 def first_step(folder, switch):
-    """Kernels compiled, kernels from the disk, and a sum of the weights after a first step."""
+    """After a first step: kernels compiled, from the disk, a fused one's among these; weights."""
     env = os.environ | {"NUMBA_CACHE_DIR": str(folder), ahead.SWITCH: switch}
     done = subprocess.run(
         [sys.executable, "-c", FIRST_STEP], env=env, capture_output=True, text=True, check=True
     )
     counts, total = done.stdout.splitlines()
-    return *map(int, counts.split()), total
+    compiled, loaded, fused = counts.split()
+    return int(compiled), int(loaded), fused == "True", total
 
 
 def test_a_first_step_finds_kernels_that_the_helper_has_compiled(tmp_path):
     if ahead.cores() < 2:
         pytest.skip("a helper needs a second core")
-    compiled, loaded, total = first_step(tmp_path, "1")
+    compiled, loaded, fused, total = first_step(tmp_path, "1")
     assert loaded > 3
-    assert (0, compiled + loaded, total) == first_step(tmp_path, "0")
+    assert fused
+    assert (0, compiled + loaded, True, total) == first_step(tmp_path, "0")
 
 
 @pytest.fixture
@@ -65,12 +69,32 @@ def expected(monkeypatch):
     return fast.expected
 
 
-def test_an_optimiser_for_the_fast_ops_expects_training(expected):
-    parameters = Dense(2, 3, rng=0).parameters()
-    SGD(parameters, 0.1, ops=reference)
-    assert not expected["training"]
-    SGD(parameters, 0.1, ops=fast)
-    assert expected == {"training": True, "fused": False}
+@pytest.mark.parametrize(
+    ("layer", "ops", "trains"),
+    [
+        (Conv2d(2, 3, 1, rng=0), fast, True),
+        (Conv2d(2, 3, 1, rng=0), reference, False),
+        (Conv2d(2, 3, 1, rng=0, dtype=np.float64), fast, False),
+        (Dense(2, 3, rng=0), fast, False),
+    ],
+)
+def test_an_optimiser_of_convolutions_expects_training(layer, ops, trains, expected):
+    optimizer = SGD(layer.parameters(), 0.1, ops=ops)
+    assert expected == {"training": trains, "fused": False}
+    optimizer.step()
+    assert expected == {"training": False, "fused": False}
+
+
+def test_the_helper_ends_with_the_first_step(expected, monkeypatch):
+    ended = []
+    mine = ahead.Ahead()
+    mine.helper = types.SimpleNamespace(stop=lambda: ended.append(1))
+    monkeypatch.setattr(ahead, "ahead", mine)
+    optimizer = SGD(Conv2d(2, 3, 1, rng=0).parameters(), 0.1, ops=fast)
+    optimizer.step()
+    optimizer.step()
+    assert len(ended) == 1
+    assert mine.helper is None
 
 
 def test_fuse_expects_a_fused_network(expected):
@@ -111,9 +135,10 @@ def test_a_forked_child_has_no_helper(started, expected, tmp_path):
     assert len(started) == 1
 
 
-def test_a_program_that_cannot_start_another_goes_on(monkeypatch, started, expected, tmp_path):
+@pytest.mark.parametrize("error", [PermissionError, RuntimeError])
+def test_a_program_that_gets_no_helper_goes_on(error, monkeypatch, started, expected, tmp_path):
     def refuse():
-        raise PermissionError
+        raise error
 
     expected["training"] = True
     monkeypatch.setattr(ahead, "Helper", refuse)
@@ -151,6 +176,28 @@ def test_no_helper_in_a_frozen_program(welcoming, monkeypatch, tmp_path):
     assert not ahead.welcome(tmp_path)
 
 
+def test_no_helper_for_a_worker(welcoming, monkeypatch, tmp_path):
+    monkeypatch.setattr(multiprocessing, "parent_process", object)
+    assert not ahead.welcome(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told():
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ahead.ahead.tried else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_folder_that_nobody_may_enter_does_not_stop_training(welcoming, expected):
+    class Locked(type(Path())):
+        def exists(self):
+            raise PermissionError
+
+    expected["training"] = True
+    assert not ahead.Ahead().makes(Locked("/locked/cache/a.kernel"))
+
+
 @pytest.fixture
 def helper(monkeypatch):
     """A helper that runs other code."""
@@ -175,6 +222,29 @@ def test_what_the_helper_has_begun_is_waited_for(helper):
     slow = helper("import time; print('begun a', flush=True); time.sleep(0.3); print('done a')")
     wait_until_begun(slow, "a")
     assert slow.makes("a")
+
+
+def test_other_words_of_the_helper_mean_nothing(helper):
+    odd = helper("print('hello a'); print('done'); print('begun b', flush=True)")
+    wait_until_begun(odd, "b")
+    assert not odd.makes("a")
+
+
+def test_a_helper_that_is_over_leaves_no_open_pipe(helper):
+    over = helper("pass")
+    with over.news:
+        assert over.news.wait_for(lambda: over.over, timeout=60)
+    assert over.process.stdout.closed
+    assert over.process.stdin.closed
+    over.tell("late")
+
+
+def test_the_helper_looks_in_no_folder_that_moves(helper, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", *sys.path, Path("a")])
+    asks = helper("print('done', '' in {path!r}, 'a' in {path!r})")
+    with asks.news:
+        assert asks.news.wait_for(lambda: asks.over, timeout=60)
+    assert asks.done == {"False True"}
 
 
 def test_nobody_waits_for_a_helper_that_has_died(helper):

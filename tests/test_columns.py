@@ -539,6 +539,10 @@ def test_an_error_names_the_list_that_was_given(ops):
     x, weight = np.ones((2, 7, 9, 3)), np.ones((2, 2, 3, 4))
     with pytest.raises(ValueError, match=r"stride to be .* got \[0, 1\]"):
         ops.conv2d_forward(x, weight, stride=[0, 1])
+    ops.conv2d_forward(x, weight, stride=[1, 2])
+    for odd in ([1.0, 2], [True, 2]):  # equal to what has just been remembered
+        with pytest.raises(ValueError, match=r"stride to be .* got \["):
+            ops.conv2d_forward(x, weight, stride=odd)
     with pytest.raises(ValueError, match=r"padding to be .* got \[\[1, 2, 3\], 0\]"):
         ops.conv2d_forward(x, weight, padding=[[1, 2, 3], 0])
 

@@ -98,14 +98,21 @@ def looked_up(remembered, function, given):
         return remembered(*given)
     except TypeError:
         try:
-            return remembered(*as_tuples(given))
-        except (TypeError, ValueError):
+            return remembered(*(as_tuple(v) if isinstance(v, list | tuple) else v for v in given))
+        except (TypeError, ValueError, RecursionError):
             return function(*given)
 
 
-def as_tuples(value):
-    """Lists and tuples, however deep, as tuples."""
-    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+def as_tuple(value):
+    """A list or tuple of ints, lists and tuples, however deep, as a tuple; a TypeError for others.
+
+    Tuples of other numbers would be found as those of the ints that they are equal to.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(map(as_tuple, value))
+    if type(value) is not int:
+        raise TypeError
+    return value
 
 
 def resolve(owner, size, kernel, stride, padding, dilation):

@@ -44,6 +44,14 @@ def expect(what):
     expected[what] = True
 
 
+def step_taken():
+    """Say that a training step is over, and compiled what it calls: no more is expected."""
+    if expected["training"]:
+        expected["training"] = False
+        if compiles():
+            importlib.import_module(f"{__name__}.ahead").ahead.end()
+
+
 @functools.cache
 def implementation(name):
     """The function `name` of this package, or the reference's if there is none to run."""

@@ -48,9 +48,9 @@ I1, I32 = ir.IntType(1), ir.IntType(32)
 class Blocks(NamedTuple):
     """A product c = a @ b, or c += a @ b, in blocks."""
 
-    gemm: int  # addresses
+    gemm: int  # addresses of BLAS' functions
     gemv: int
-    a: int
+    a: int  # and of the matrices
     b: int
     a_step: int  # numbers from row to row
     b_step: int
