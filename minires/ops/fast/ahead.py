@@ -9,7 +9,9 @@ built an optimiser of convolutions in float32 for the fast ops is about to train
 the others there is no helper, nor where a second core or a folder that can be written to is
 missing. MINIRES_COMPILE_AHEAD=0 switches it off.
 
-MEASURED
+Measured: the first step of a ResNet-20 after `fuse` takes 20 and 22 s in place of 30 and 34 (two
+runs each, in turns, of `python -m benchmarks.startup --contenders minires-fused --rounds 1`, and of
+the same with MINIRES_COMPILE_AHEAD=0; AMD EPYC, Zen 3, 2 cores, 2026-12-01).
 """
 
 import atexit
