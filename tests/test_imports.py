@@ -18,7 +18,7 @@ FLOORS = [
     {"losses", "models"},
     {"finite", "fusion", "gradcheck", "optimizers", "schedules", "history", "samples"}
     | {"checkpoint", "state"},
-    {"flow", "training"},
+    {"compile_helper", "flow", "training"},
     {"testing", "plots", "keras", "experiments", "runs", "exercises"},
     {"cli", "__main__"},
 ]
