@@ -1,5 +1,8 @@
 """A kernel runs each of its parts once, whoever runs them, and a failure in a part is an error."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -91,3 +94,28 @@ def test_a_failing_part_is_an_error_and_the_next_call_works(way):
             run(allocate, way, 3, y)
     run(allocate, way, 1, y)
     assert y[0] == 0
+
+
+NUMBERS = {"np.float64", "np.int32", "np.sqrt"}  # what kernels may call of NumPy
+METHODS = {"reshape", "type"}  # and of arrays and dtypes: a view, a number
+
+
+def called_in_kernels():
+    """[(function, what it calls)] of NumPy's functions and of methods, in what Numba compiles."""
+    for path in sorted(Path(jit.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            made = getattr(node, "decorator_list", [])
+            if {ast.unparse(each) for each in made} & {"kernel", "inlined", "in_any_order"}:
+                for call in ast.walk(node):
+                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                        yield f"{path.stem}.{node.name}", ast.unparse(call.func)
+
+
+def test_no_kernel_allocates():
+    """References are not counted in kernels, so nobody would free what they allocate."""
+    found = list(called_in_kernels())
+    assert len(found) > 3
+    for function, name in found:
+        inlined = name.startswith("winograd.")  # whose functions are here themselves
+        allowed = inlined or name in NUMBERS or name.rpartition(".")[2] in METHODS
+        assert allowed, f"{function} calls {name}"

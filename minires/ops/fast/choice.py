@@ -10,10 +10,10 @@ The prices are fits (non-negative least squares, relative errors) to random conv
 images, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32, 2 threads. Those of
 registers of 512 bits are from an AMD EPYC (Zen 4; 332 and 420 convolutions, 2026-11-30), those of
 256 bits, for narrower ones too, from another (Zen 3; 773 convolutions, 2026-12-01), on which the
-first chose wrongly: of 1,546 passes 56 took 1.1 times as long as the reference or longer, with its
-own prices, fitted to the other half, 18. What is chosen takes 1.02 to 1.05 times as long as the
-faster way in the mean. On Zen 4 the tiles' were multiplied by 0.95 (forward) and 1.05 (gradients),
-with which fewer were chosen wrongly. The scripts of the fits are not kept; `python -m
+first chose wrongly: of 1,546 passes 56 took 1.1 times as long as the reference or longer; with
+prices fitted to the other half of the convolutions 27. What is chosen takes 1.02 to 1.06 times as
+long as the faster way in the mean. On Zen 4 the tiles' were multiplied by 0.95 (forward) and 1.05
+(gradients), with which fewer were chosen wrongly. The scripts of the fits are not kept; `python -m
 benchmarks.shapes` shows how well the choice does.
 """
 

@@ -56,7 +56,7 @@ class PartCompiler(Compiler):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class BorrowedArrays(NativeLowering):
-    """Parts own no memory, so that references need not be counted."""
+    """Parts own no memory, so references need not be counted. One that allocates would leak."""
 
     def run_pass(self, state):
         state.targetctx.enable_nrt = False
