@@ -117,6 +117,8 @@ def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
     V, M, dM, dy_band, x_band, edge, dU = carve(work[get_thread_id()], cuts)
+    if winograd.one_panel(V, back):
+        M = V
     dbk, held_dy, held_x = db[k], -1, -1
     clear(dU, 0, dU.size)
     clear(dbk, 0, dbk.size)

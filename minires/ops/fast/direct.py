@@ -46,6 +46,7 @@ from minires.ops.fast.simd import (
     load,
     load_tile,
     outer,
+    outer_fixed,
     store,
     store_tile,
     zeros,
@@ -214,7 +215,7 @@ def tap_tile(rows, cols):
                 a = i + n * s.size + h * s.SH * s.width * s.C
                 b = j + (n * band[1] + h) * s.OW * pixel
                 for q in range(s.OW):
-                    t = outer(t, buffer, a + q * s.SW * s.C, 1, dy, b + q * pixel, v)
+                    t = outer_fixed(t, buffer, a + q * s.SW * s.C, 1, dy, b + q * pixel, v)
                 chain += s.OW
                 if chain >= CHAIN:
                     add_tile(t, dw, o, filters, v)

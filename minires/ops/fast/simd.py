@@ -344,25 +344,58 @@ def add_tile(typing, t, a, i, row_step, col_step):
     return types.void(t, a, *[types.intp] * 3), emit
 
 
-@intrinsic
-def outer(typing, t, a, i, row_step, b, j, col_step):
-    """t[r, c] += a[i + r * row_step] * b[j + c * col_step : ... + lanes]."""
+def define_outer(folds):
+    """t[r, c] += a[i + r * row_step] * b[j + c * col_step : ... + lanes].
 
-    def emit(context, build, signature, values):
-        tile, x, i, row_step, y, j, col_step = values
-        _, x_type, _, _, y_type, _, _ = signature.args
-        columns = []
-        for c in range(t.cols):
-            place = build.add(j, build.mul(col_step, col_step.type(c)))
-            columns.append(read(build, address(context, build, y_type, y, place), t.vec))
-        for r in range(t.rows):
-            place = build.add(i, build.mul(row_step, row_step.type(r)))
-            number = build.load(address(context, build, x_type, x, place))
-            row = spread(build, number, t.vec)
-            for c, column in enumerate(columns):
-                q = r * t.cols + c
-                total = multiply_add(build, t.vec, row, column, build.extract_value(tile, q))
-                tile = build.insert_value(tile, total, q)
-        return tile
+    Parameters
+    ----------
+    folds : bool
+        Whether numbers of `a` are to be operands of multiply-adds in memory, see `outer_fixed`.
+    """
 
-    return t(t, a, types.intp, types.intp, b, types.intp, types.intp), emit
+    @intrinsic
+    def outer(typing, t, a, i, row_step, b, j, col_step):
+        def emit(context, build, signature, values):
+            tile, x, i, row_step, y, j, col_step = values
+            _, x_type, _, _, y_type, _, _ = signature.args
+            columns = []
+            for c in range(t.cols):
+                place = build.add(j, build.mul(col_step, col_step.type(c)))
+                columns.append(read(build, address(context, build, y_type, y, place), t.vec))
+            start = again = address(context, build, x_type, x, i)
+            if folds:
+                start, again = anchored(build, start), anchored(build, start)
+            for r in range(t.rows):
+                step = build.mul(row_step, row_step.type(r))
+                row = spread(build, build.load(build.gep(start, [step])), t.vec)
+                for c, column in enumerate(columns):
+                    if folds and c == 1 and r < t.rows // 2:
+                        row = spread(build, build.load(build.gep(again, [step])), t.vec)
+                    q = r * t.cols + c
+                    total = multiply_add(build, t.vec, row, column, build.extract_value(tile, q))
+                    tile = build.insert_value(tile, total, q)
+            return tile
+
+        return t(t, a, types.intp, types.intp, b, types.intp, types.intp), emit
+
+    return outer
+
+
+def anchored(b, pointer):
+    """The same pointer, of which LLVM is not to know what it is made of: an instruction of no text.
+
+    So it takes one register, and what is a constant number of bytes behind it takes no other.
+    """
+    function = ir.FunctionType(pointer.type, [pointer.type])
+    return b.call(ir.InlineAsm(function, "", "=r,0"), [pointer])
+
+
+outer = define_outer(folds=False)
+# The same for a row_step that is a constant once the kernel is inlined. A multiply-add on registers
+# of 512 bits can read a number from memory and repeat it in every lane: one micro-operation, if the
+# address is a register and a constant. LLVM likes two registers as much, but Intel's cores make two
+# micro-operations of that, and they begin six in a cycle, three while another program runs on the
+# core's second hardware thread. So the address is one register here, and half of the rows of a wide
+# tile read their number once for each column, to save the instruction that only repeats it; with
+# more of them, the loads would take longer than the multiply-adds.
+outer_fixed = define_outer(folds=BITS == 512)

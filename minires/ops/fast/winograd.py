@@ -39,7 +39,7 @@ from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.keep import kept
 from minires.ops.fast.memory import empty, scratch
 from minires.ops.fast.panels import LITTLE, WIDEST, clear, padded, turned
-from minires.ops.fast.simd import ROWS, add_tile, lanes, load, outer, store, store_tile, zeros
+from minires.ops.fast.simd import ROWS, add_tile, lanes, load, outer_fixed, store, store_tile, zeros
 from minires.ops.fast.tiles import (
     ask_for,
     parts_of,
@@ -237,8 +237,10 @@ def product_of_tiles(rows, cols):
         for first in range(0, channels, CHAIN):
             t = zeros(V, rows, cols)
             for c in range(first, min(first + CHAIN, channels), v):
-                for k in range(v):
-                    t = outer(t, V, i + c * TILES * 36 + k, 36 * v, U, j + (c + k) * 2 * v, v)
+                for k in range(0, v, 2):  # two, for the loop itself costs as much as a load
+                    a, b = i + c * TILES * 36 + k, j + (c + k) * 2 * v
+                    t = outer_fixed(t, V, a, 36 * v, U, b, v)
+                    t = outer_fixed(t, V, a + 1, 36 * v, U, b + 2 * v, v)
             if first == 0:
                 store_tile(t, M, o, 36 * v, TILES * 36 * v)
             else:
@@ -255,7 +257,7 @@ def product_of_channels(rows, cols):
         v = lanes(V)
         t = zeros(V, rows, cols)
         for k in range(tiles):
-            t = outer(t, V, i + k * 36 * v, 1, M, j + k * 36 * v, TILES * 36 * v)
+            t = outer_fixed(t, V, i + k * 36 * v, 1, M, j + k * 36 * v, TILES * 36 * v)
         add_tile(t, dU, o, filters, v)
 
     return product
@@ -264,6 +266,15 @@ def product_of_channels(rows, cols):
 wide_tiles, tall_tiles = product_of_tiles(ROWS, 2), product_of_tiles(2 * ROWS, 1)
 few_tiles = product_of_tiles(ROWS // 2, 2)
 wide_channels, tall_channels = product_of_channels(ROWS, 2), product_of_channels(ROWS, 1)
+
+
+@inlined
+def one_panel(V, s):
+    """Whether `multiply` may write M over V, which leaves more room in the L1 cache.
+
+    With more panels of filters, V[e] is read again after the first has been written.
+    """
+    return s.fs <= min(s.cs, 2 * lanes(V))
 
 
 @inlined
@@ -315,6 +326,8 @@ def convolve(chunk, x, lines, U, bias, other, y, parts, counts, N, s, after, wor
     """y = bias + x correlated with the transformed weights, finished, and measured into parts."""
     tiles = N * s.down * s.across
     V, M, band, rest = parts_of(work[get_thread_id()], s)
+    if one_panel(V, s):
+        M = V
     sums, edge = rest[: 3 * s.fs], rest[3 * s.fs :]
     held, block, seen = -1, -1, 0
     items = s.blocks * s.shares
