@@ -260,10 +260,10 @@ def tiles_out(M, first, tiles, filters, given, y, edge, s, after, sums):
     for t in range(tiles):
         rows, cols = min(4, s.OH - 4 * i), min(4, s.OW - 4 * j)
         o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
-        if rows == 4 and cols == 4 and s.fs == s.F:
-            tile_out(M, t * 36 * v, bias, y, o, s.OW * s.F, s.F, filters)
-        else:
-            tile_out(M, t * 36 * v, bias, edge, 0, 4 * s.fs, s.fs, filters)
+        whole = rows == 4 and cols == 4 and s.fs == s.F
+        place = (o, s.OW * s.F, s.F) if whole else (0, 4 * s.fs, s.fs)
+        tile_out(M, t * 36 * v, bias, y if whole else edge, *place, filters)
+        if not whole:
             for r in range(rows):
                 for c in range(cols):
                     i0, o0 = (4 * r + c) * s.fs + f, o + (r * s.OW + c) * s.F + f
@@ -316,14 +316,11 @@ def tiles_dy(dy, first, tiles, band, M, s):
     whole = s.OH % 4 == 0 and s.OW % 4 == 0 and s.fs == s.F
     n, i, j = place_of(first, s)
     for t in range(tiles):
-        if whole:
-            o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F
-            tile_dy(dy, o, s.OW * s.F, s.F, M, t * 36 * v, s.fs)
-        else:
-            width = 4 * s.across
-            if j == 0 or t == 0:
-                copy_rows(dy, n * s.OH, s.OH, s.OW, s.F, 4 * i, 4, 0, width, s.fs, band)
-            tile_dy(band, j * 4 * s.fs, width * s.fs, s.fs, M, t * 36 * v, s.fs)
+        width = 4 * s.across
+        if not whole and (j == 0 or t == 0):
+            copy_rows(dy, n * s.OH, s.OH, s.OW, s.F, 4 * i, 4, 0, width, s.fs, band)
+        o = ((n * s.OH + 4 * i) * s.OW + 4 * j) * s.F if whole else j * 4 * s.fs
+        tile_dy(dy if whole else band, o, width * s.fs, s.fs, M, t * 36 * v, s.fs)
         n, i, j = step(n, i, j, s)
 
 
