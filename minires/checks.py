@@ -31,11 +31,10 @@ def expect_array(owner, name, array, *shapes, dtype=None, like="its parameters")
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{owner} expects {name} to be a NumPy array, got {type(array).__name__}")
-    if shapes and not any(map(fits, repeat(array.shape), shapes)):
+    found = array.shape
+    if shapes and found not in shapes and not any(map(fits, repeat(found), shapes)):
         wanted = " or ".join(format_shape(shape) for shape in shapes)
-        raise ValueError(
-            f"{owner} expects {name} of shape {wanted}, got {format_shape(array.shape)}"
-        )
+        raise ValueError(f"{owner} expects {name} of shape {wanted}, got {format_shape(found)}")
     if array.dtype not in FLOATS:
         raise ValueError(
             f"{owner} expects {name} of dtype float32 or float64, got {array.dtype}: "

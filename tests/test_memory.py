@@ -96,6 +96,19 @@ def test_a_training_step_needs_no_memory_from_the_system_when_it_is_repeated(poo
     assert pool.segments == before
 
 
+def test_while_segments_are_few_a_new_one_is_taken_and_lists_stay(pool):
+    pool.little = 2 * SEGMENT
+    a = numbers(512)
+    place = address(a)
+    del a
+    kept = numbers(1024)
+    assert held(pool) == 2 * SEGMENT
+    assert address(numbers(512)) == place
+    assert address(numbers(768)) == place, "as many as `little`: lists are emptied"
+    assert held(pool) == 2 * SEGMENT
+    del kept
+
+
 def test_an_empty_segment_that_is_too_small_goes_back_before_a_larger_one_comes(pool):
     a = numbers(1024)
     del a

@@ -9,7 +9,8 @@ uses any more is kept for the next array:
     the holes in segments     what belongs to no list; neighbours are one hole
 
 An array takes the last of its list, or else the smallest hole that it fits into, or else the lists
-are emptied into holes, which then are larger, or else there is a new segment.
+are emptied into holes, which then are larger, or else there is a new segment. As long as there are
+few segments, a new one comes before the lists are emptied.
 
 It is as safe as NumPy's: the array's memory belongs to a Block, every view keeps its Block alive,
 and only the end of the Block gives the memory back. Blocks start at multiples of 64 bytes, a cache
@@ -30,6 +31,9 @@ LARGE = 2**18  # from which arrays are in other segments: images; below are weig
 SEGMENTS = 2**22, 2**23  # bytes in those of small and large arrays, at least. In larger ones more
 # room is left between arrays that stay (`python -m benchmarks.memory`: 423 MB in place of 430 with
 # 2**25; 397 since a thread keeps only its own sum of a weight's gradient, 2026-11-30)
+
+LITTLE = 2**26  # bytes in all segments up to which lists are left as they are: in a ResNet-20 step
+# at batch 32 they were emptied twice, and 27 arrays cut anew
 
 
 class Segment:
@@ -77,10 +81,12 @@ class Pool:
     ----------
     least : int
         Bytes in a segment.
+    little : int, optional
+        Bytes in all segments up to which a new one is taken before lists are emptied.
     """
 
-    def __init__(self, least):
-        self.least = least
+    def __init__(self, least, little=0):
+        self.least, self.little = least, little
         self.lock = threading.Lock()
         self.waiting = {}  # {nbytes: [Memory]}
         self.holes = []  # in the order of their addresses
@@ -97,14 +103,19 @@ class Pool:
     def cut(self, nbytes):
         """Memory from the smallest hole that is large enough."""
         hole = self.smallest(nbytes)
-        if hole is None:
+        if hole is None and self.nbytes() >= self.little:
             self.empty_lists()
-            hole = self.smallest(nbytes) or self.grow(nbytes)
+            hole = self.smallest(nbytes)
+        hole = hole or self.grow(nbytes)
         address = hole.start
         hole.start += nbytes
         if hole.start == hole.stop:
             self.holes.remove(hole)
         return Memory(hole.segment, address, nbytes, self.waiting.setdefault(nbytes, []))
+
+    def nbytes(self):
+        """The size of all segments."""
+        return sum(segment.stop - segment.start for segment in self.segments)
 
     def smallest(self, nbytes):
         """The smallest hole of at least `nbytes`, or None."""
@@ -157,7 +168,7 @@ def taken(waiting):
             return
 
 
-pools = tuple(map(Pool, SEGMENTS))
+pools = tuple(Pool(least, LITTLE) for least in SEGMENTS)
 
 
 def after_fork():

@@ -167,12 +167,12 @@ def gradient_parts(blocks, s):
 
 def added_up(dw, db, s):
     """dweight and dbias from their parts."""
-    total = empty((3, 3, s.cs, s.fs), dw.dtype)
+    total, bias = empty((3, 3, s.cs, s.fs), dw.dtype), empty((s.fs,), db.dtype)
     run = add_parts.alone if dw.size < SMALL else add_parts.aside
-    run(PARTS, dw, total.reshape(-1))
+    run(PARTS, dw, total.reshape(-1), db, bias)
     if (s.cs, s.fs) != (s.C, s.F):
         total = np.ascontiguousarray(total[:, :, : s.C, : s.F])
-    return total, db.sum(axis=0)[: s.F]
+    return total, bias[: s.F]
 
 
 # ---- weights
@@ -216,13 +216,21 @@ def transform_gradient(dU, dw, s):
 
 
 @kernel
-def add_parts(k, parts, total):
-    """Run k of total = parts[0] + parts[1] + ..."""
+def add_parts(k, parts, total, bias_parts, bias):
+    """Run k of total = parts[0] + parts[1] + ..., and all of bias likewise."""
     for j in range(k * total.size // PARTS, (k + 1) * total.size // PARTS):
-        t = parts[0, j]
-        for i in range(1, len(parts)):
-            t += parts[i, j]
-        total[j] = t
+        add_column(parts, j, total)
+    for j in range(bias.size if k == 0 else 0):
+        add_column(bias_parts, j, bias)
+
+
+@inlined
+def add_column(parts, j, total):
+    """total[j] = parts[0, j] + parts[1, j] + ..."""
+    t = parts[0, j]
+    for i in range(1, len(parts)):
+        t += parts[i, j]
+    total[j] = t
 
 
 # ---- the 36 products, and the kernels
