@@ -7,14 +7,17 @@ the runs that the columns are copied in are short. So a model of both decides, i
 sum over amounts of work with fixed prices.
 
 The prices are fits (non-negative least squares, relative errors) to random convolutions: 1 to 256
-images, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32, 2 threads. Those of
-registers of 512 bits are from an AMD EPYC (Zen 4; 332 and 420 convolutions, 2026-11-30), those of
-256 bits, for narrower ones too, from another (Zen 3; 773 convolutions, 2026-12-01), on which the
-first chose wrongly: of 1,546 passes 56 took 1.1 times as long as the reference or longer; with
-prices fitted to the other half of the convolutions 27. What is chosen takes 1.02 to 1.06 times as
-long as the faster way in the mean. On Zen 4 the tiles' were multiplied by 0.95 (forward) and 1.05
-(gradients), with which fewer were chosen wrongly. The scripts of the fits are not kept; `python -m
-benchmarks.shapes` shows how well the choice does.
+images, 1 to 512 channels and filters, kernels 1 to 11, strides 1 to 4; float32, 2 threads. The
+scripts of the fits are not kept; `python -m benchmarks.shapes` shows how well the choice does.
+
+- OF_ZEN4: an AMD EPYC with registers of 512 bits (332 and 420 convolutions, 2026-11-30). The tiles'
+  were multiplied by 0.95 (forward) and 1.05 (gradients), with which fewer were chosen wrongly.
+- OF_INTEL: the forward on an Intel Xeon (AVX-512, AMX; 808 convolutions, 2026-12-01). With Zen 4's
+  prices what was chosen took 1.12 times as long as the faster way in the mean; with prices fitted
+  to the other half of the convolutions 1.05. For the gradients a fit gained nothing.
+- OF_256_BITS: another AMD EPYC (Zen 3; 773 convolutions, 2026-12-01), also for narrower registers.
+  With Zen 4's prices 56 of 1,546 passes took 1.1 times as long as the reference or longer; with
+  prices fitted to the other half 27.
 """
 
 import math
@@ -26,7 +29,7 @@ from minires.ops.fast.columns import MANY_RUNS, even_pixels, runs_of
 from minires.ops.fast.direct import shares_of
 from minires.ops.fast.jit import CHUNKS
 from minires.ops.fast.panels import LITTLE, WIDEST
-from minires.ops.fast.simd import BITS
+from minires.ops.fast.simd import AMD, BITS
 
 NEAR = 2**18  # numbers that stay in the L2 cache
 ONE_OF_TWO = 1.15  # how much faster the tiles must be to be taken for the weights' gradient alone
@@ -166,7 +169,7 @@ def used_rows(x_shape, w_shape, window, itemsize):
     return 1 - idle_rows((s.OW, s.band, s.group)[s.axis])
 
 
-OF_512_BITS = Prices(
+OF_ZEN4 = Prices(
     tiles=(15, 3.5e-4, 1.7e-5, 1.2e-4, 5.7e-5, 8.4e-6, 2.1e-3),
     blas=(8.4, 5.6e-3, 2.5e-4, 1.8e-5, 2.8e-5, 8.1e-5, 1.1e-4),
     prepared=5,
@@ -175,6 +178,11 @@ OF_512_BITS = Prices(
     gathered=(26, 10, 1.8e-3, 1.15e-4, 2.3e-5, 2.1e-5, 2e-4, 1e-4, 1.7e-4, 7e-4),
     scattered=(49, 2.3e-5, 1.9e-4, 3e-4, 1.65e-4),
     both_blas=(21, 1.4e-2, 6.6e-4, 3.7e-4, 8e-5, 6e-4, 4.2e-5),
+)
+OF_INTEL = OF_ZEN4._replace(
+    tiles=(26, 6.6e-4, 3.1e-5, 2.1e-4, 1.4e-4, 1.1e-4, 1.2e-3),
+    blas=(16, 1.2e-2, 4.9e-4, 1.7e-5, 2.7e-4, 1.4e-3, 3.2e-4),
+    prepared=9,
 )
 OF_256_BITS = Prices(
     tiles=(25, 5.5e-4, 2.4e-5, 1.7e-4, 7.2e-5, 1.9e-4, 4.7e-3),
@@ -186,4 +194,4 @@ OF_256_BITS = Prices(
     scattered=(49, 2.8e-5, 5.8e-4, 8.5e-5, 8.6e-5),
     both_blas=(41, 2.2e-2, 1.2e-3, 6.1e-4, 2e-4, 6.1e-4, 5e-5),
 )
-PRICES = OF_512_BITS if BITS == 512 else OF_256_BITS
+PRICES = OF_256_BITS if BITS < 512 else OF_ZEN4 if AMD else OF_INTEL

@@ -32,17 +32,22 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
 
-def register_bits():
-    """Width of a SIMD register of the CPU that Numba compiles for.
+def target():
+    """Name and features of the CPU that Numba compiles for.
 
     NUMBA_CPU_NAME and NUMBA_CPU_FEATURES have their say in it.
     """
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    features = features.split(",")
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return name, features.split(",")
+
+
+def register_bits(features):
+    """Width of a SIMD register."""
     return 512 if "+avx512f" in features else 256 if "+avx2" in features else 128
 
 
-BITS = register_bits()
+NAME, FEATURES = target()
+BITS, AMD = register_bits(FEATURES), NAME.startswith("znver")
 ROWS = 8 if BITS == 512 else 4  # of a tile two registers wide
 I32, BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 L2 = 2  # where a prefetched line goes: not so near that it drives out what is in use
@@ -397,5 +402,6 @@ outer = define_outer(folds=False)
 # micro-operations of that, and they begin six in a cycle, three while another program runs on the
 # core's second hardware thread. So the address is one register here, and half of the rows of a wide
 # tile read their number once for each column, to save the instruction that only repeats it; with
-# more of them, the loads would take longer than the multiply-adds.
-outer_fixed = define_outer(folds=BITS == 512)
+# more of them, the loads would take longer than the multiply-adds. (Not on Zen 4, which loads
+# one register of 512 bits in a cycle where Intel's cores load two, and was not measured with this.)
+outer_fixed = define_outer(folds=BITS == 512 and not AMD)
