@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from minires.ops import fast, reference
 
 conv_norm = pytest.importorskip("minires.ops.fast.conv_norm")
+memory = pytest.importorskip("minires.ops.fast.memory")
 winograd = pytest.importorskip("minires.ops.fast.winograd")
 
 EPS = {np.float64: 1e-12, np.float32: 8 * np.finfo(np.float32).eps}
@@ -120,6 +121,19 @@ def winograd_convolutions(draw):
 @given(winograd_convolutions())
 def test_winograd_equals_the_reference(problem):
     check_convolution(problem, np.float32)
+
+
+@pytest.mark.parametrize("x_shape", [(1, 16, 16, 16), (2, 16, 20, 16)])
+def test_calls_leave_no_denormal_numbers_that_the_next_are_slow_at(x_shape):
+    x, weight = arrays(0, x_shape, (3, 3, 16, 16), dtype=np.float32)
+    weight /= 12  # so that numbers keep their size, as in a network
+    fast.conv2d_forward(x, weight, padding=1)
+    for work in memory._scratch.values():
+        work[...] = 1
+    for _ in range(30):
+        fast.conv2d_forward(x, weight, padding=1)
+        left = np.abs(memory._scratch[x.dtype])
+        assert not np.any((left > 0) & (left < np.finfo(np.float32).tiny))
 
 
 @pytest.mark.parametrize("positive", [True, False])

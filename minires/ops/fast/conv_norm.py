@@ -117,8 +117,6 @@ def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
     tiles = N * s.down * s.across
     blocks = -(-tiles // TILES)
     V, M, dM, dy_band, x_band, edge, dU = carve(work[get_thread_id()], cuts)
-    if winograd.one_panel(V, back):
-        M = V
     dbk, held_dy, held_x = db[k], -1, -1
     clear(dU, 0, dU.size)
     clear(dbk, 0, dbk.size)
@@ -127,8 +125,9 @@ def both(k, images, norms, U, bias, results, N, back, s, after, work, cuts):
         here = min(TILES, tiles - first)
         of_dy = first, here, dy_band, held_dy, V, dM, back
         held_dy = tiles_of_gradient((a, d), lines, masks, *of_dy)
-        winograd.multiply(V, U, M, first, here, (0, s.C), dx, d, back)
-        tiles_out(M, first, here, (0, s.C), (bias, other), dx, edge, back, after, edge)
+        product = V if winograd.in_place(V, here, back) else M
+        winograd.multiply(V, U, product, first, here, (0, s.C), dx, d, back)
+        tiles_out(product, first, here, (0, s.C), (bias, other), dx, edge, back, after, edge)
         held_x = tiles_in(x, x_lines, first, here, x_band, held_x, V, s)
         if x_lines.shape[1] > 0:
             add_sums(dx, x, x_lines, first, here, sums[k], s)

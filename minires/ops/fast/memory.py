@@ -17,6 +17,7 @@ and only the end of the Block gives the memory back. Blocks start at multiples o
 line and a 512-bit register.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -32,8 +33,8 @@ SEGMENTS = 2**22, 2**23  # bytes in those of small and large arrays, at least. I
 # room is left between arrays that stay (`python -m benchmarks.memory`: 423 MB in place of 430 with
 # 2**25; 397 since a thread keeps only its own sum of a weight's gradient, 2026-11-30)
 
-LITTLE = 2**26  # bytes in all segments up to which lists are left as they are: in a ResNet-20 step
-# at batch 32 they were emptied twice, and 27 arrays cut anew
+LITTLE = 2**26  # bytes in all segments of a pool up to which lists are left as they are: in a step
+# of a ResNet-20 at batch 32 they were emptied twice, and 27 arrays cut anew
 
 
 class Segment:
@@ -103,10 +104,12 @@ class Pool:
     def cut(self, nbytes):
         """Memory from the smallest hole that is large enough."""
         hole = self.smallest(nbytes)
-        if hole is None and self.nbytes() >= self.little:
+        if hole is None and self.nbytes() < self.little:
+            with contextlib.suppress(MemoryError):
+                hole = self.grow(nbytes)
+        if hole is None:
             self.empty_lists()
-            hole = self.smallest(nbytes)
-        hole = hole or self.grow(nbytes)
+            hole = self.smallest(nbytes) or self.grow(nbytes)
         address = hole.start
         hole.start += nbytes
         if hole.start == hole.stop:

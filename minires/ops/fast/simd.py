@@ -42,12 +42,13 @@ def target():
 
 
 def register_bits(features):
-    """Width of a SIMD register."""
+    """Width of a SIMD register of a CPU with these features."""
     return 512 if "+avx512f" in features else 256 if "+avx2" in features else 128
 
 
 NAME, FEATURES = target()
-BITS, AMD = register_bits(FEATURES), NAME.startswith("znver")
+BITS = register_bits(FEATURES)
+AMD = NAME.startswith("znver")  # what LLVM knows as Zen; any other CPU is treated like Intel's
 ROWS = 8 if BITS == 512 else 4  # of a tile two registers wide
 I32, BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 L2 = 2  # where a prefetched line goes: not so near that it drives out what is in use
@@ -350,7 +351,9 @@ def add_tile(typing, t, a, i, row_step, col_step):
 
 
 def define_outer(folds):
-    """t[r, c] += a[i + r * row_step] * b[j + c * col_step : ... + lanes].
+    """Returns the intrinsic that adds an outer product to a tile.
+
+    t[r, c] += a[i + r * row_step] * b[j + c * col_step : ... + lanes]
 
     Parameters
     ----------
@@ -369,7 +372,8 @@ def define_outer(folds):
                 columns.append(read(build, address(context, build, y_type, y, place), t.vec))
             start = again = address(context, build, x_type, x, i)
             if folds:
-                start, again = anchored(build, start), anchored(build, start)
+                start = anchored(build, start)
+                again = anchored(build, start) if t.cols > 1 else start
             for r in range(t.rows):
                 step = build.mul(row_step, row_step.type(r))
                 row = spread(build, build.load(build.gep(start, [step])), t.vec)
@@ -389,7 +393,8 @@ def define_outer(folds):
 def anchored(b, pointer):
     """The same pointer, of which LLVM is not to know what it is made of: an instruction of no text.
 
-    So it takes one register, and what is a constant number of bytes behind it takes no other.
+    So it takes one register, and what is a constant number of bytes behind it takes no other. As
+    the instruction might do anything, LLVM does not see either that two of them give the same.
     """
     function = ir.FunctionType(pointer.type, [pointer.type])
     return b.call(ir.InlineAsm(function, "", "=r,0"), [pointer])

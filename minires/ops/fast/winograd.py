@@ -277,17 +277,20 @@ wide_channels, tall_channels = product_of_channels(ROWS, 2), product_of_channels
 
 
 @inlined
-def one_panel(V, s):
-    """Whether `multiply` may write M over V, which leaves more room in the L1 cache.
+def in_place(V, tiles, s):
+    """Whether M is written over V, so that more stays in the L1 cache.
 
-    With more panels of filters, V[e] is read again after the first has been written.
+    M must fit in, and there may be one panel of filters only: for a second one V[e] is read again.
+    (Of more than CHAIN channels the first sums are stored where those channels were.) And no tile
+    of the block may be missing: those that are missing are multiplied, too, and what lies there
+    would be multiplied again in the next block, and again, down to numbers that CPUs are slow at.
     """
-    return s.fs <= min(s.cs, 2 * lanes(V))
+    return tiles == TILES and s.fs <= min(s.cs, 2 * lanes(V))
 
 
 @inlined
 def multiply(V, U, M, first, tiles, filters, x, y, s):
-    """M[e] = V[e] @ U[e] for the tiles of a block and filters (first, last).
+    """M[e] = V[e] @ U[e] for the tiles of a block and filters (first, last); M may be V.
 
     Meanwhile the pixels of y that are written next are asked for, and those of x a band ahead.
     """
@@ -334,8 +337,6 @@ def convolve(chunk, x, lines, U, bias, other, y, parts, counts, N, s, after, wor
     """y = bias + x correlated with the transformed weights, finished, and measured into parts."""
     tiles = N * s.down * s.across
     V, M, band, rest = parts_of(work[get_thread_id()], s)
-    if one_panel(V, s):
-        M = V
     sums, edge = rest[: 3 * s.fs], rest[3 * s.fs :]
     held, block, seen = -1, -1, 0
     items = s.blocks * s.shares
@@ -347,8 +348,9 @@ def convolve(chunk, x, lines, U, bias, other, y, parts, counts, N, s, after, wor
         if block != item // s.shares:
             block = item // s.shares
             held = tiles_in(x, lines, first, here, band, held, V, s)
-        multiply(V, U, M, first, here, filters, x, y, s)
-        tiles_out(M, first, here, filters, (bias, other), y, edge, s, after, sums)
+        product = V if in_place(V, here, s) else M
+        multiply(V, U, product, first, here, filters, x, y, s)
+        tiles_out(product, first, here, filters, (bias, other), y, edge, s, after, sums)
         if after.measures:
             seen = join_block(sums, pixels_of(first, here, s), parts[chunk], seen)
     if after.measures:
