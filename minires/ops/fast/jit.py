@@ -170,13 +170,16 @@ def kernel(part):
     run = jitted(run, **OPTIONS)
     run._cache = DiskCache(part, "parts")
 
+    def on_threads(n, last_first, args):
+        start = time.perf_counter()
+        late = run(n, not forks.lost_threads, last_first, *args)
+        turn.note(late, time.perf_counter() - start)
+
     @functools.wraps(part)
     def call(n, *args):
         with turn.lock:
             turn.last_first = not turn.last_first
-            start = time.perf_counter()
-            late = run(n, not forks.lost_threads, turn.last_first, *args)
-            turn.note(late, time.perf_counter() - start)
+            on_threads(n, turn.last_first, args)
 
     @functools.wraps(part)
     def alone(n, *args):
@@ -186,9 +189,7 @@ def kernel(part):
     @functools.wraps(part)
     def aside(n, *args):
         with turn.lock:
-            start = time.perf_counter()
-            late = run(n, not forks.lost_threads, False, *args)
-            turn.note(late, time.perf_counter() - start)
+            on_threads(n, False, args)
 
     call.alone, call.aside = alone, aside
     return call
