@@ -242,9 +242,10 @@ def write_columns(k, x, cols, s):
     pixel = s.KH * run
     first, last = unclipped(s)
     for line in range(k * s.N * s.OH // PARTS, (k + 1) * s.N * s.OH // PARTS):
+        n, oh = line // s.OH, line % s.OH
         for kh in range(s.KH):
-            h, o = line % s.OH * s.SH - s.top + kh, line * s.OW * pixel + kh * run
-            row = (line // s.OH * s.H + h) * s.W
+            h, o = oh * s.SH - s.top + kh, line * s.OW * pixel + kh * run
+            row = (n * s.H + h) * s.W
             if h < 0 or h >= s.H:
                 for ow in range(s.OW):
                     clear(cols, o + ow * pixel, run)
@@ -283,14 +284,12 @@ def fold(k, dcols, dx, s):
     pixel = s.KH * run
     begin, end = unclipped(s)
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
-        row = line * s.W
+        row, n, below = line * s.W, line // s.H, line % s.H + s.top
         clear(dx, row * s.C, s.W * s.C)
-        for kh in range(s.KH):
-            below = line % s.H + s.top - kh
-            oh = below // s.SH
-            if oh < 0 or oh >= s.OH or oh * s.SH != below:
-                continue
-            o = (line // s.H * s.OH + oh) * s.OW * pixel + kh * run
+        highest, lowest = max(0, (below - s.KH + s.SH) // s.SH), min(s.OH - 1, below // s.SH)
+        for oh in range(lowest, highest - 1, -1):  # the rows of windows that see this one
+            kh = below - oh * s.SH
+            o = (n * s.OH + oh) * s.OW * pixel + kh * run
             for ow in range(begin):
                 add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
             i, step = (row - s.left) * s.C, s.SW * s.C
