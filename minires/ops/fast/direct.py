@@ -42,6 +42,7 @@ from minires.ops.fast.panels import (
 from minires.ops.fast.simd import (
     ROWS,
     add_tile,
+    expect_tile,
     lanes,
     load,
     load_tile,
@@ -105,6 +106,8 @@ def pixel_tile(rows, cols):
         if several:
             store_tile(t, y, o, o_step, v)
             t = zeros(buffer, rows, cols)
+        else:
+            expect_tile(t, y, o, o_step, v)
         for kh in range(s.KH):
             a, b = i + kh * s.width * s.C, j + kh * taps * 2 * v
             for first in range(0, taps, CHAIN):

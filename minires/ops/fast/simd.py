@@ -311,6 +311,20 @@ def places(context, b, tile, array_type, array, i, row_step, col_step):
 
 
 @intrinsic
+def expect_tile(typing, t, a, i, row_step, col_step):
+    """Ask for the cache lines that `store_tile` will write, without waiting for them."""
+
+    def emit(context, b, signature, values):
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        for _, pointer in places(context, b, t, signature.args[1], *values[1:]):
+            b.call(function, [b.bitcast(pointer, BYTES), I32(1), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(t, a, *[types.intp] * 3), emit
+
+
+@intrinsic
 def load_tile(typing, t, a, i, row_step, col_step):
     """The tile whose register (r, c) is a[i + r * row_step + c * col_step : ... + lanes]."""
 
