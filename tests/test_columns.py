@@ -391,9 +391,9 @@ def test_what_lies_behind_an_image_is_not_read(all_columns, monkeypatch):
         ((4, 6, 7, 5), (1, 1), True),
     ],
 )
-def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even, monkeypatch):
-    monkeypatch.setattr(columns, "HANDFUL", -1)
-    monkeypatch.setattr(columns, "FEW_NUMBERS", -1)
+@pytest.mark.parametrize("few", [-1, 2**40])
+def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even, few, monkeypatch):
+    monkeypatch.setattr(columns, "FEW_NUMBERS", few)
     x = RNG.standard_normal(shape)
     window = resolve_window("conv2d", shape[1:3], (1, 1), stride, 0, 1)
     assert columns.even_pixels(shape, window) == even

@@ -30,7 +30,6 @@ from minires.ops.reference.conv import pad
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
 FEW_RUNS = 2**12  # runs of contiguous numbers in the columns that NumPy copies as fast
-HANDFUL = 2**13  # numbers that are copied sooner than it is found out whether they must be
 FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
 MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
 ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
@@ -43,7 +42,7 @@ def forward(x, weight, bias, window):
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
     with alone(y.size * len(w)):
-        for images, out in groups(len(w), y, x, y):
+        for images, out in groups(copied(x.shape, window) and len(w), y, x, y):
             matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:
         y += bias
@@ -95,7 +94,8 @@ def weight_gradient(x, dy, window):
     C, F = x.shape[3], dy.shape[3]
     dw = empty((*window.kernel, C, F), x.dtype)
     with alone(dy.size // F * dw.size):
-        for i, (images, g) in enumerate(groups(dw.size // F, dy, x, dy)):
+        taps = copied(x.shape, window) and dw.size // F
+        for i, (images, g) in enumerate(groups(taps, dy, x, dy)):
             g = g.reshape(-1, F)
             matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
     return dw, channel_sum(dy)
@@ -134,6 +134,11 @@ def even_pixels(shape, window):
     return all(step == n * inner for (_, step), (n, inner) in pairwise(axes))
 
 
+def copied(shape, window):
+    """Whether there are columns beside the image, for which room is wanted in the cache."""
+    return not even_pixels(shape, window)
+
+
 def columns(x, window, filters):
     """(N, H, W, C) -> (N*OH*OW, KH*KW*C), to be multiplied with so many `filters`.
 
@@ -141,9 +146,9 @@ def columns(x, window, filters):
     """
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs, numbers = runs_of(len(x), window), math.prod(shape)
-    if numbers > HANDFUL and even_pixels(x.shape, window):
-        return windows(x, window).reshape(shape)
-    if (runs <= FEW_RUNS or lone_taps(window)) and numbers <= FEW_NUMBERS:
+    if lone_taps(window) and (numbers <= FEW_NUMBERS or even_pixels(x.shape, window)):
+        return windows(x, window).reshape(shape)  # a view, if pixels are at a constant distance
+    if runs <= FEW_RUNS and numbers <= FEW_NUMBERS:
         return windows(pad(x, window.padding), window).copy().reshape(shape)
     cols = empty(shape, x.dtype)
     if runs <= FEW_RUNS and numbers <= FEW:
