@@ -1,9 +1,10 @@
-"""What has to be said before NumPy is loaded; `minires/__init__.py` imports this first.
+"""What NumPy's BLAS must hear before it is used; `minires/__init__.py` imports this first.
 
 NumPy's OpenBLAS keeps its threads awake for 2^28 ticks of the processor's clock (0.1 s) after a
 product, in case another follows. What follows here is as often a kernel of `ops/fast`, which needs
-their cores. OpenBLAS reads how long once, when it is loaded. So where minires is imported before
-NumPy, and nobody has set OPENBLAS_THREAD_TIMEOUT, they fall asleep after 2^18 ticks, 0.1 ms.
+their cores. So unless somebody has set OPENBLAS_THREAD_TIMEOUT they fall asleep after 2^18 ticks,
+0.1 ms. OpenBLAS reads that when it is loaded. Where NumPy has been imported before minires it is
+made to read again, and to start its threads anew, for each keeps the number that it began with.
 
 Waking them again costs the reference ops next to nothing: a step of 228 and 234 ms with 2^18 ticks,
 of 237 and 230 with 2^28 (`OPENBLAS_THREAD_TIMEOUT=18 python -m benchmarks.train_step --batch 32
@@ -11,21 +12,59 @@ of 237 and 230 with 2^28 (`OPENBLAS_THREAD_TIMEOUT=18 python -m benchmarks.train
 2026-11-30).
 """
 
+import contextlib
+import functools
 import os
 import sys
+import threading
 
 NAME, TICKS = "OPENBLAS_THREAD_TIMEOUT", "18"  # 2^18
+FORCED = "KMP_DUPLICATE_LIB_OK"  # a variable that threadpoolctl sets when it is imported
 
 
-def load_numpy():
+def let_threads_sleep():
     """Import NumPy, if nobody has yet, with a BLAS whose threads soon sleep."""
-    if "numpy" in sys.modules or NAME in os.environ:
+    if NAME in os.environ:
         return
-    os.environ[NAME] = TICKS
-    try:
+    with ours_alone(NAME):
+        os.environ[NAME] = TICKS
+        if "numpy" in sys.modules:
+            tell_openblas()
         import numpy  # noqa: F401
+
+
+@contextlib.contextmanager
+def ours_alone(variable):
+    """Whatever happens to a variable that is not set: other programs we start do not get it."""
+    missing = variable not in os.environ
+    try:
+        yield
     finally:
-        del os.environ[NAME]  # not for other programs that this one may start
+        if missing:
+            os.environ.pop(variable, None)
 
 
-load_numpy()
+def tell_openblas():
+    """Let each OpenBLAS that is loaded read its variables, and end its threads.
+
+    The next product starts them again, as after a fork. Another Python thread might be in a product
+    and would wait for ever, so nothing is done where there is one.
+    """
+    if threading.active_count() > 1 or os.name != "posix":
+        return
+    for library in libraries():
+        own = getattr(library, "threading_layer", None) == "pthreads" and library.dynlib
+        if own and hasattr(own, "openblas_read_env") and hasattr(own, "blas_thread_shutdown_"):
+            own.openblas_read_env()
+            own.blas_thread_shutdown_()
+
+
+@functools.cache
+def libraries():
+    """The BLAS libraries of this process."""
+    with ours_alone(FORCED):
+        from threadpoolctl import ThreadpoolController
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+let_threads_sleep()

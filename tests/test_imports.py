@@ -93,6 +93,13 @@ def test_every_public_name_is_there():
         assert getattr(minires, name) is not None
 
 
+BESIDE_A_THREAD = """
+import threading
+done = threading.Event()
+threading.Thread(target=done.wait).start()
+import minires
+done.set()
+"""  # which might be in a product
 TIMEOUT = """
 import ctypes, os, threadpoolctl
 libraries = threadpoolctl.ThreadpoolController().lib_controllers
@@ -108,10 +115,12 @@ print(timeout(), os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
         ("import minires", None, "18 None"),
         ("import minires.layers", None, "18 None"),
         ("import minires", "22", "22 22"),
-        ("import numpy, minires", None, "0 None"),
+        ("import numpy, minires", None, "18 None"),
+        ("import numpy, minires", "22", "22 22"),
+        (f"import numpy\n{BESIDE_A_THREAD}", None, "0 None"),
     ],
 )
-def test_threads_of_blas_soon_sleep_where_minires_loads_numpy_and_nobody_says_otherwise(
+def test_threads_of_blas_soon_sleep_unless_somebody_says_otherwise(
     first, given, expected, monkeypatch
 ):
     monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
@@ -122,3 +131,25 @@ def test_threads_of_blas_soon_sleep_where_minires_loads_numpy_and_nobody_says_ot
     if "no OpenBLAS" in found:
         pytest.skip("NumPy's BLAS is no OpenBLAS that says how long its threads stay awake")
     assert found == expected
+
+
+PRODUCTS = """
+import os, threadpoolctl
+import numpy as np
+a = np.random.default_rng(0).standard_normal((600, 600))
+def threads():
+    return len(os.listdir("/proc/self/task")), threadpoolctl.threadpool_info()[0]["num_threads"]
+before, y = threads(), a @ a
+import minires
+print(len(os.listdir("/proc/self/task")) == 1)
+print((a @ a == y).all(), threads() == before)
+"""
+
+
+def test_blas_starts_its_threads_again_where_numpy_came_first(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+    if not Path("/proc/self/task").exists():
+        pytest.skip("only Linux lists the threads of a process there")
+    run = [sys.executable, "-c", PRODUCTS]
+    found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    assert found in (["True", "True", "True"], ["False", "True", "True"])  # no OpenBLAS: False

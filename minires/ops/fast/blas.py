@@ -13,20 +13,10 @@ import functools
 import os
 import threading
 
+from minires.before_numpy import libraries
+
 FEW = 2**18  # multiply-adds up to which BLAS wakes nobody
 MANY = 2**23  # from which all its threads are welcome: 0.1 ms on one
-FORCED = "KMP_DUPLICATE_LIB_OK"  # a variable that threadpoolctl sets when it is imported
-
-
-@functools.cache
-def libraries():
-    """The BLAS libraries of this process."""
-    ours = FORCED not in os.environ
-    from threadpoolctl import ThreadpoolController
-
-    if ours:
-        os.environ.pop(FORCED, None)  # not for other programs that this one may start
-    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 @functools.cache
