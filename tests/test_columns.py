@@ -211,9 +211,8 @@ SHAPES = [  # x, weight, stride, padding
 ]
 SIZES = {  # what decides which way columns are made
     "as they are": {},
-    "kernels for all": {"FEW_RUNS": -1},
     "on threads": {"FEW_RUNS": -1, "MANY_RUNS": 0},
-    "image by image": {"FEW_RUNS": -1, "GROUP": 1, "PIXELS": 1},
+    "image by image": {"FEW_RUNS": -1, "MANY_RUNS": 0, "GROUP": 1, "PIXELS": 1},
 }
 
 
@@ -332,9 +331,12 @@ def test_images_are_taken_in_groups_and_shared_out(all_columns, monkeypatch):
     fast.conv2d_forward(np.ones((1, 9, 800, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
     assert calls == ["threads"]
     calls.clear()
-    monkeypatch.setattr(columns, "FEW_RUNS", -1)
     fast.conv2d_forward(np.ones((1, 9, 30, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
-    assert calls == ["alone"]
+    assert calls == []  # by NumPy
+    fast.conv2d_forward(np.ones((1, 30, 60, 8)), np.ones((3, 3, 8, 4)), stride=2)
+    assert calls == []
+    fast.conv2d_forward(np.ones((1, 30, 60, 8)), np.ones((3, 3, 8, 64)), stride=2)
+    assert calls == ["threads"]  # for several multiply
 
 
 PLANS = [  # x, weight, stride: forward, gradient of the input, of the weight

@@ -42,7 +42,7 @@ def forward(x, weight, bias, window):
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
     with alone(y.size * len(w)):
-        for images, out in groups(copied(x.shape, window) and len(w), y, x, y):
+        for images, out in groups(apart(x.shape, window) and len(w), y, x, y):
             matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:
         y += bias
@@ -94,7 +94,7 @@ def weight_gradient(x, dy, window):
     C, F = x.shape[3], dy.shape[3]
     dw = empty((*window.kernel, C, F), x.dtype)
     with alone(dy.size // F * dw.size):
-        taps = copied(x.shape, window) and dw.size // F
+        taps = apart(x.shape, window) and dw.size // F
         for i, (images, g) in enumerate(groups(taps, dy, x, dy)):
             g = g.reshape(-1, F)
             matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
@@ -134,7 +134,7 @@ def even_pixels(shape, window):
     return all(step == n * inner for (_, step), (n, inner) in pairwise(axes))
 
 
-def copied(shape, window):
+def apart(shape, window):
     """Whether there are columns beside the image, for which room is wanted in the cache."""
     return not even_pixels(shape, window)
 
@@ -146,24 +146,32 @@ def columns(x, window, filters):
     """
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs, numbers = runs_of(len(x), window), math.prod(shape)
-    if lone_taps(window) and (numbers <= FEW_NUMBERS or even_pixels(x.shape, window)):
+    by_numpy = little(runs, shape, filters) or (
+        runs <= FEW_RUNS and numbers <= FEW and not much(*shape, filters)
+    )
+    near = by_numpy and numbers <= FEW_NUMBERS
+    if lone_taps(window) and (near or even_pixels(x.shape, window)):
         return windows(x, window).reshape(shape)  # a view, if pixels are at a constant distance
-    if runs <= FEW_RUNS and numbers <= FEW_NUMBERS:
-        return windows(pad(x, window.padding), window).copy().reshape(shape)
-    cols = empty(shape, x.dtype)
-    if runs <= FEW_RUNS and numbers <= FEW:
-        seen_ones = windows(pad(x, window.padding), window)
-        cols.reshape(seen_ones.shape)[...] = seen_ones
+    if not by_numpy:
+        cols = empty(shape, x.dtype)
+        write_columns(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
         return cols
-    run = write_columns.alone if little(runs, shape, filters) else write_columns
-    run(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
+    found = windows(pad(x, window.padding), window)
+    if near:
+        return found.copy().reshape(shape)
+    cols = empty(shape, x.dtype)
+    cols.reshape(found.shape)[...] = found
     return cols
 
 
 def little(runs, shape, filters):
-    """Whether columns of so many runs, and of that shape, are one thread's work."""
-    most = MANY_RUNS if much(*shape, filters) else ONE_READS * MANY_RUNS
-    return runs + math.prod(shape) // LINE < most
+    """Whether columns of so many runs, and of that shape, are one thread's work.
+
+    Where several threads multiply, each had better write what it multiplies: what another core has
+    written is fetched from there.
+    """
+    lines = runs + math.prod(shape) // LINE
+    return lines < MANY_RUNS or (lines < ONE_READS * MANY_RUNS and not much(*shape, filters))
 
 
 def runs_of(N, window):
