@@ -211,7 +211,7 @@ SHAPES = [  # x, weight, stride, padding
 ]
 SIZES = {  # what decides which way columns are made
     "as they are": {},
-    "on threads": {"FEW_RUNS": -1, "MANY_RUNS": 0},
+    "on threads": {"FEW_RUNS": -1, "MANY_RUNS": 0, "FEW_BIASED": 0},
     "image by image": {"FEW_RUNS": -1, "MANY_RUNS": 0, "GROUP": 1, "PIXELS": 1},
 }
 
@@ -547,6 +547,14 @@ def test_an_error_names_the_list_that_was_given(ops):
             ops.conv2d_forward(x, weight, stride=odd)
     with pytest.raises(ValueError, match=r"padding to be .* got \[\[1, 2, 3\], 0\]"):
         ops.conv2d_forward(x, weight, padding=[[1, 2, 3], 0])
+
+
+def test_a_bias_may_lie_in_memory_in_any_way(all_columns, monkeypatch):
+    monkeypatch.setattr(columns, "FEW_BIASED", 0)
+    x, w = RNG.standard_normal((2, 5, 5, 3)), RNG.standard_normal((3, 3, 3, 7))
+    bias = np.repeat(RNG.standard_normal(7), 2)[::2]
+    found, _ = fast.conv2d_forward(x, w, bias)
+    assert_allclose(found, reference.conv2d_forward(x, w, bias)[0])
 
 
 def test_images_are_taken_in_groups_whose_columns_stay_in_the_cache():

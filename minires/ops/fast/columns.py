@@ -33,6 +33,7 @@ FEW_RUNS = 2**12  # runs of contiguous numbers in the columns that NumPy copies 
 FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
 MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
 ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
+FEW_BIASED = 2**15  # numbers to which NumPy adds biases as fast
 FEW_GAPS = 2**19  # numbers of an image, seen pixel by pixel with gaps, that NumPy fills as fast
 
 
@@ -45,8 +46,16 @@ def forward(x, weight, bias, window):
         for images, out in groups(apart(x.shape, window) and len(w), y, x, y):
             matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:
-        y += bias
+        add_bias(y, bias)
     return y
+
+
+def add_bias(y, bias):
+    """y += bias, by the threads that have just written y where there is much of it."""
+    if y.size < FEW_BIASED:
+        y += bias
+    else:
+        add_to_pixels(PARTS, np.ascontiguousarray(bias), y.reshape(-1))
 
 
 def prepared(x_shape, weight, bias, window):
@@ -281,6 +290,15 @@ def add(source, i, target, j, n):
         store(target, j + k, load(target, j + k) + load(source, i + k))
     for k in range(last, n):
         target[j + k] += source[i + k]
+
+
+@kernel
+def add_to_pixels(k, bias, y):
+    """Add the bias to some pixels of y."""
+    F = bias.size
+    pixels = y.size // F
+    for p in range(k * pixels // PARTS, (k + 1) * pixels // PARTS):
+        add(bias, 0, y, p * F, F)
 
 
 @inlined
