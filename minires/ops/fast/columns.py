@@ -43,7 +43,7 @@ def forward(x, weight, bias, window):
     F = weight.shape[3]
     y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
     with alone(y.size * len(w)):
-        for images, out in groups(apart(x.shape, window) and len(w), y, x, y):
+        for images, out in groups_to_copy(window, len(w), y, x, y):
             matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:
         add_bias(y, bias)
@@ -103,8 +103,7 @@ def weight_gradient(x, dy, window):
     C, F = x.shape[3], dy.shape[3]
     dw = empty((*window.kernel, C, F), x.dtype)
     with alone(dy.size // F * dw.size):
-        taps = apart(x.shape, window) and dw.size // F
-        for i, (images, g) in enumerate(groups(taps, dy, x, dy)):
+        for i, (images, g) in enumerate(groups_to_copy(window, dw.size // F, dy, x, dy)):
             g = g.reshape(-1, F)
             matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
     return dw, channel_sum(dy)
@@ -128,6 +127,12 @@ def groups(taps, y, *arrays):
     return [tuple(a[images] for a in arrays) for images in cuts]
 
 
+def groups_to_copy(window, taps, y, x, *arrays):
+    """`groups`, but one where columns are a view of `x`: they take no room in the cache."""
+    found = groups(taps, y, x, *arrays)
+    return found if len(found) == 1 or not even_pixels(x.shape, window) else [(x, *arrays)]
+
+
 def lone_taps(window):
     """Whether windows are single pixels of the image."""
     return window.kernel == (1, 1) and window.padding == ((0, 0), (0, 0))
@@ -141,11 +146,6 @@ def even_pixels(shape, window):
     (SH, SW), (OH, OW) = window.stride, window.out
     axes = [(n, step) for n, step in ((N, H * W), (OH, SH * W), (OW, SW)) if n > 1]
     return all(step == n * inner for (_, step), (n, inner) in pairwise(axes))
-
-
-def apart(shape, window):
-    """Whether there are columns beside the image, for which room is wanted in the cache."""
-    return not even_pixels(shape, window)
 
 
 def columns(x, window, filters):
