@@ -51,7 +51,7 @@ BITS = register_bits(FEATURES)
 AMD = NAME.startswith("znver")  # what LLVM knows as Zen; any other CPU is treated like Intel's
 ROWS = 8 if BITS == 512 else 4  # of a tile two registers wide
 I32, BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
-L2 = 2  # where a prefetched line goes: not so near that it drives out what is in use
+L1, L2 = 3, 2  # where a line goes that is asked for; L2 lest it drives out what is in use
 
 
 class Vec(types.Type):
@@ -197,15 +197,19 @@ def copy_first(typing, a, i, target, j, n):
     return types.void(a, types.intp, target, types.intp, types.intp), emit
 
 
+def ask_for_line(b, pointer, writes, level):
+    """Ask for the cache line behind a pointer, to read it or to write to it."""
+    kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(function, [b.bitcast(pointer, BYTES), I32(int(writes)), I32(level), I32(1)])  # 1: data
+
+
 @intrinsic
 def prefetch(typing, a, i):
     """Ask for the cache line of a[i] without waiting for it; nothing happens if `i` is outside."""
 
     def emit(context, b, signature, values):
-        place = b.bitcast(address(context, b, signature.args[0], *values), BYTES)
-        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
-        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        b.call(function, [place, I32(0), I32(L2), I32(1)])  # 0: to read; 1: data
+        ask_for_line(b, address(context, b, signature.args[0], *values), False, L2)
         return context.get_dummy_value()
 
     return types.void(a, types.intp), emit
@@ -312,13 +316,15 @@ def places(context, b, tile, array_type, array, i, row_step, col_step):
 
 @intrinsic
 def expect_tile(typing, t, a, i, row_step, col_step):
-    """Ask for the cache lines that `store_tile` will write, without waiting for them."""
+    """Ask for the cache lines that `store_tile` will write to, without waiting for them.
+
+    A store to a line that is far away is done when the line has come, and later stores wait behind
+    it. Asked for before a tile's sums are begun, the lines come meanwhile.
+    """
 
     def emit(context, b, signature, values):
-        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
-        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
         for _, pointer in places(context, b, t, signature.args[1], *values[1:]):
-            b.call(function, [b.bitcast(pointer, BYTES), I32(1), I32(3), I32(1)])
+            ask_for_line(b, pointer, True, L1)
         return context.get_dummy_value()
 
     return types.void(t, a, *[types.intp] * 3), emit
