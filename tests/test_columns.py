@@ -90,7 +90,8 @@ def test_a_line_that_is_alone_has_a_step_that_blas_accepts():
         assert_allclose(product(row, b, np.empty((1, 600))), row @ b, atol=1e-10)
         assert_allclose(product(b.T, row.T, np.empty((600, 1))), b.T @ row.T, atol=1e-10)
     for line in (np.ones((1, 7))[::-1], np.ones((7, 1))[::-1]):
-        _, turned, step = matmul.lines(line)
+        line = matmul.in_lines(line)
+        turned, step = matmul.lines(line.shape, line.strides, line.itemsize)
         assert step >= line.shape[0 if turned else 1]
 
 

@@ -91,13 +91,12 @@ def matmul(a, b, out, adds=False):
     if rows == 1:
         matmul(b.T, a.T, out.T, adds)
         return out
-    (a, a_turned, a_step), (b, b_turned, b_step) = lines(a), lines(b)
-    cut, count = blocks(rows, inner, cols, a_turned)
-    g = Blocks(
-        *(gemm, address_of("gemv", a.dtype)),
-        *(a.ctypes.data, b.ctypes.data, a_step, b_step, a_turned, b_turned),
-        *(rows, inner, cols, int(adds and cut != TERMS), cut, count),
-    )
+    found = layout(a.shape, a.strides, b.shape, b.strides, a.itemsize)
+    if found is None:
+        return matmul(in_lines(a), in_lines(b), out, adds)
+    lie, cut, count = found
+    addresses = gemm, address_of("gemv", a.dtype), a.ctypes.data, b.ctypes.data
+    g = Blocks(*addresses, *lie, rows, inner, cols, int(adds and cut != TERMS), cut, count)
     if cut != TERMS:
         multiply(count, out.reshape(-1), g)
         return out
@@ -116,19 +115,35 @@ def much(rows, inner, cols):
     return products >= LEAST or max(rows * inner, inner * cols, rows * cols) >= LARGE
 
 
-def lines(a):
-    """`a`, whether its columns are its lines of contiguous numbers, and the step between lines.
+@functools.lru_cache(maxsize=4096)
+def layout(a_shape, a_strides, b_shape, b_strides, itemsize):
+    """(a_step, b_step, a_turned, b_turned), and how to cut; None if a matrix has no lines."""
+    ours, theirs = lines(a_shape, a_strides, itemsize), lines(b_shape, b_strides, itemsize)
+    if ours is None or theirs is None:
+        return None
+    (a_turned, a_step), (b_turned, b_step) = ours, theirs
+    lie = a_step, b_step, a_turned, b_turned
+    return lie, *blocks(*a_shape, b_shape[1], a_turned)
 
-    A copy, if it has no such lines or if they overlap. The step of a line that is alone may be
+
+def lines(shape, strides, itemsize):
+    """Whether a matrix' columns are its lines of contiguous numbers, and the step between lines.
+
+    None, if it has no such lines or if they overlap. The step of a line that is alone may be
     anything; BLAS expects at least its length.
     """
-    (rows, cols), (down, along) = a.shape, (stride // a.itemsize for stride in a.strides)
-    if not any(stride % a.itemsize for stride in a.strides):
+    (rows, cols), (down, along) = shape, (stride // itemsize for stride in strides)
+    if not any(stride % itemsize for stride in strides):
         if (along == 1 or cols == 1) and (down >= cols or rows == 1):
-            return a, 0, max(down, cols)
+            return 0, max(down, cols)
         if (down == 1 or rows == 1) and along >= rows:
-            return a, 1, along
-    return np.ascontiguousarray(a), 0, cols
+            return 1, along
+    return None
+
+
+def in_lines(a):
+    """`a`, or a copy if it has no lines."""
+    return np.ascontiguousarray(a) if lines(a.shape, a.strides, a.itemsize) is None else a
 
 
 def blocks(rows, inner, cols, turned=False):
