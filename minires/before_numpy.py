@@ -13,10 +13,8 @@ of 237 and 230 with 2^28 (`OPENBLAS_THREAD_TIMEOUT=18 python -m benchmarks.train
 """
 
 import contextlib
-import functools
 import os
 import sys
-import threading
 
 NAME, TICKS = "OPENBLAS_THREAD_TIMEOUT", "18"  # 2^18
 FORCED = "KMP_DUPLICATE_LIB_OK"  # a variable that threadpoolctl sets when it is imported
@@ -26,7 +24,7 @@ def let_threads_sleep():
     """Import NumPy, if nobody has yet, with a BLAS whose threads soon sleep."""
     if NAME in os.environ:
         return
-    with ours_alone(NAME):
+    with unset_after(NAME):
         os.environ[NAME] = TICKS
         if "numpy" in sys.modules:
             tell_openblas()
@@ -34,8 +32,8 @@ def let_threads_sleep():
 
 
 @contextlib.contextmanager
-def ours_alone(variable):
-    """Whatever happens to a variable that is not set: other programs we start do not get it."""
+def unset_after(variable):
+    """A context after which a variable that was not set is not set: no program is to inherit it."""
     missing = variable not in os.environ
     try:
         yield
@@ -47,22 +45,22 @@ def ours_alone(variable):
 def tell_openblas():
     """Let each OpenBLAS that is loaded read its variables, and end its threads.
 
-    The next product starts them again, as after a fork. Another Python thread might be in a product
-    and would wait for ever, so nothing is done where there is one.
+    The next product starts them again, as after a fork. Another thread might be in a product and
+    would wait for ever, so nothing is done where another one runs Python, whoever has started it.
     """
-    if threading.active_count() > 1 or os.name != "posix":
+    if len(sys._current_frames()) > 1 or os.name != "posix":
         return
-    for library in libraries():
-        own = getattr(library, "threading_layer", None) == "pthreads" and library.dynlib
-        if own and hasattr(own, "openblas_read_env") and hasattr(own, "blas_thread_shutdown_"):
-            own.openblas_read_env()
-            own.blas_thread_shutdown_()
+    with contextlib.suppress(Exception):  # only speed is at stake
+        for library in find_libraries():
+            own = getattr(library, "threading_layer", None) == "pthreads" and library.dynlib
+            if own and hasattr(own, "openblas_read_env") and hasattr(own, "blas_thread_shutdown_"):
+                own.openblas_read_env()
+                own.blas_thread_shutdown_()
 
 
-@functools.cache
-def libraries():
+def find_libraries():
     """The BLAS libraries of this process."""
-    with ours_alone(FORCED):
+    with unset_after(FORCED):
         from threadpoolctl import ThreadpoolController
     return ThreadpoolController().select(user_api="blas").lib_controllers
 

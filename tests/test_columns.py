@@ -552,8 +552,8 @@ def test_an_error_names_the_list_that_was_given(ops):
 
 def test_a_bias_may_lie_in_memory_in_any_way(all_columns, monkeypatch):
     monkeypatch.setattr(columns, "FEW_BIASED", 0)
-    x, w = RNG.standard_normal((2, 5, 5, 3)), RNG.standard_normal((3, 3, 3, 7))
-    bias = np.repeat(RNG.standard_normal(7), 2)[::2]
+    x, w = RNG.standard_normal((2, 5, 5, 3)), RNG.standard_normal((3, 3, 3, 23))
+    bias = np.repeat(RNG.standard_normal(23), 2)[::2]
     found, _ = fast.conv2d_forward(x, w, bias)
     assert_allclose(found, reference.conv2d_forward(x, w, bias)[0])
 
@@ -567,6 +567,16 @@ def test_images_are_taken_in_groups_whose_columns_stay_in_the_cache():
     assert sizes(8, 16, 256) == [4, 4]
     assert sizes(7, 16, 2000) == [3, 4]  # no fewer than PIXELS rows
     assert sizes(2, 64, 2000) == [1, 1]  # no parts of images
+
+
+def test_columns_that_are_a_view_take_no_room_so_all_images_are_taken_at_once():
+    x, y = np.ones((8, 16, 16, 256), np.float32), np.empty((8, 16, 16, 5), np.float32)
+    window = resolve_window("conv2d", (16, 16), (1, 1), 1, 0, 1)
+    [(images, out)] = columns.groups_to_copy(window, 256, y, x, y)
+    assert images is x
+    assert out is y
+    copied = resolve_window("conv2d", (16, 16), (3, 3), 1, 1, 1)
+    assert [len(part) for part, _ in columns.groups_to_copy(copied, 256, y, x, y)] == [4, 4]
 
 
 @pytest.mark.parametrize(

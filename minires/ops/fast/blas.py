@@ -13,10 +13,13 @@ import functools
 import os
 import threading
 
-from minires.before_numpy import libraries
+from minires.before_numpy import find_libraries
 
 FEW = 2**18  # multiply-adds up to which BLAS wakes nobody
 MANY = 2**23  # from which all its threads are welcome: 0.1 ms on one
+
+
+libraries = functools.cache(find_libraries)
 
 
 @functools.cache

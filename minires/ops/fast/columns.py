@@ -155,10 +155,10 @@ def columns(x, window, filters):
     """
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs, numbers = runs_of(len(x), window), math.prod(shape)
-    by_numpy = little(runs, shape, filters) or (
+    by_numpy = little(runs, shape, filters) or (  # NumPy writes them, on this thread
         runs <= FEW_RUNS and numbers <= FEW and not much(*shape, filters)
     )
-    near = by_numpy and numbers <= FEW_NUMBERS
+    near = by_numpy and numbers <= FEW_NUMBERS  # and in memory of its own
     if lone_taps(window) and (near or even_pixels(x.shape, window)):
         return windows(x, window).reshape(shape)  # a view, if pixels are at a constant distance
     if not by_numpy:
@@ -317,8 +317,8 @@ def fold(k, dcols, dx, s):
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
         row, n, below = line * s.W, line // s.H, line % s.H + s.top
         clear(dx, row * s.C, s.W * s.C)
-        highest, lowest = max(0, (below - s.KH + s.SH) // s.SH), min(s.OH - 1, below // s.SH)
-        for oh in range(lowest, highest - 1, -1):  # the rows of windows that see this one
+        first, last = max(0, (below - s.KH + s.SH) // s.SH), min(s.OH - 1, below // s.SH)
+        for oh in range(last, first - 1, -1):  # the rows of windows that see this one
             kh = below - oh * s.SH
             o = (n * s.OH + oh) * s.OW * pixel + kh * run
             for ow in range(begin):
