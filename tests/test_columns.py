@@ -212,8 +212,8 @@ SHAPES = [  # x, weight, stride, padding
 ]
 SIZES = {  # what decides which way columns are made
     "as they are": {},
-    "on threads": {"FEW_RUNS": -1, "MANY_RUNS": 0, "FEW_BIASED": 0},
-    "image by image": {"FEW_RUNS": -1, "MANY_RUNS": 0, "GROUP": 1, "PIXELS": 1},
+    "on threads": {"MANY_RUNS": 0, "FEW_BIASED": 0},
+    "image by image": {"MANY_RUNS": 0, "GROUP": 1, "PIXELS": 1},
 }
 
 
@@ -371,7 +371,7 @@ def test_tiles_for_the_image_mean_tiles_for_the_weights(tiles, monkeypatch):
 
 
 def test_what_lies_behind_an_image_is_not_read(all_columns, monkeypatch):
-    monkeypatch.setattr(columns, "FEW_RUNS", -1)
+    monkeypatch.setattr(columns, "MANY_RUNS", 0)
     room = np.full(1000, np.nan)
     x = room[300:480].reshape(2, 6, 5, 3)
     x[...] = 1

@@ -22,17 +22,17 @@ from minires.checks import expect_array
 from minires.ops.fast.jit import PARTS, inlined, kernel
 from minires.ops.fast.matmul import alone, matmul, much
 from minires.ops.fast.memory import empty
-from minires.ops.fast.panels import FEW, WIDEST, clear, copy
+from minires.ops.fast.panels import WIDEST, clear, copy
 from minires.ops.fast.simd import lanes, load, store
 from minires.ops.fast.sums import channel_sum
 from minires.ops.reference.conv import pad
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
-FEW_RUNS = 2**12  # runs of contiguous numbers in the columns that NumPy copies as fast
-FEW_NUMBERS = 2**15 - 2**8  # and numbers in them, for which it finds memory faster
-MANY_RUNS, LINE = 2**11, 16  # runs, and lines of so many numbers, that threads share
+FEW_NUMBERS = 2**15 - 2**8  # numbers in the columns for which NumPy finds memory faster
+MANY_RUNS, LINE = 2**11, 16  # runs of contiguous numbers, and lines of 16, that threads share
 ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
+NUMPY_WRITES = 8  # the same for what NumPy writes as fast as one of our threads
 FEW_BIASED = 2**15  # numbers to which NumPy adds biases as fast
 FEW_GAPS = 2**19  # numbers of an image, seen pixel by pixel with gaps, that NumPy fills as fast
 
@@ -155,10 +155,8 @@ def columns(x, window, filters):
     """
     shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
     runs, numbers = runs_of(len(x), window), math.prod(shape)
-    by_numpy = little(runs, shape, filters) or (  # NumPy writes them, on this thread
-        runs <= FEW_RUNS and numbers <= FEW and not much(*shape, filters)
-    )
-    near = by_numpy and numbers <= FEW_NUMBERS  # and in memory of its own
+    by_numpy = little(runs, shape, filters, NUMPY_WRITES)
+    near = by_numpy and numbers <= FEW_NUMBERS  # in memory of NumPy's
     if lone_taps(window) and (near or even_pixels(x.shape, window)):
         return windows(x, window).reshape(shape)  # a view, if pixels are at a constant distance
     if not by_numpy:
@@ -173,14 +171,14 @@ def columns(x, window, filters):
     return cols
 
 
-def little(runs, shape, filters):
+def little(runs, shape, filters, times=ONE_READS):
     """Whether columns of so many runs, and of that shape, are one thread's work.
 
     Where several threads multiply, each had better write what it multiplies: what another core has
     written is fetched from there.
     """
     lines = runs + math.prod(shape) // LINE
-    return lines < MANY_RUNS or (lines < ONE_READS * MANY_RUNS and not much(*shape, filters))
+    return lines < MANY_RUNS or (lines < times * MANY_RUNS and not much(*shape, filters))
 
 
 def runs_of(N, window):
