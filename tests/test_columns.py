@@ -93,6 +93,10 @@ def test_a_line_that_is_alone_has_a_step_that_blas_accepts():
         line = matmul.in_lines(line)
         turned, step = matmul.lines(line.shape, line.strides, line.itemsize)
         assert step >= line.shape[0 if turned else 1]
+    record = np.zeros(1, [("numbers", float, 2000), ("flag", np.int8)])["numbers"]
+    record[...] = a[:1]  # contiguous, and its next line would begin at an odd address
+    assert record.flags.c_contiguous
+    assert_allclose(product(record, b, np.empty((1, 600))), a[:1] @ b, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -334,8 +338,8 @@ def test_images_are_taken_in_groups_and_shared_out(all_columns, monkeypatch):
     calls.clear()
     fast.conv2d_forward(np.ones((1, 9, 30, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
     assert calls == []  # by NumPy
-    fast.conv2d_forward(np.ones((1, 30, 60, 8)), np.ones((3, 3, 8, 4)), stride=2)
-    assert calls == []
+    fast.conv2d_forward(np.ones((1, 60, 100, 8)), np.ones((3, 3, 8, 4)), stride=2)
+    assert calls == []  # though it is much for one thread, for one multiplies
     fast.conv2d_forward(np.ones((1, 30, 60, 8)), np.ones((3, 3, 8, 64)), stride=2)
     assert calls == ["threads"]  # for several multiply
 

@@ -129,15 +129,16 @@ def layout(a_shape, a_strides, b_shape, b_strides, itemsize):
 def lines(shape, strides, itemsize):
     """Whether a matrix' columns are its lines of contiguous numbers, and the step between lines.
 
-    None, if it has no such lines or if they overlap. The step of a line that is alone may be
-    anything; BLAS expects at least its length.
+    None, if it has no such lines or if they overlap. What lies beside a line that is alone, or in a
+    line of one number, does not matter; NumPy gives any stride for it.
     """
-    (rows, cols), (down, along) = shape, (stride // itemsize for stride in strides)
-    if not any(stride % itemsize for stride in strides):
-        if (along == 1 or cols == 1) and (down >= cols or rows == 1):
-            return 0, max(down, cols)
-        if (down == 1 or rows == 1) and along >= rows:
-            return 1, along
+    for turned, way in enumerate((1, -1)):
+        (count, length), (step, along) = shape[::way], strides[::way]
+        if length == 1 or along == itemsize:
+            if count == 1:
+                return turned, length
+            if step >= length * itemsize and step % itemsize == 0:
+                return turned, step // itemsize
     return None
 
 
