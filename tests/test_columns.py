@@ -218,7 +218,25 @@ SIZES = {  # what decides which way columns are made
     "as they are": {},
     "on threads": {"MANY_RUNS": 0, "FEW_BIASED": 0},
     "image by image": {"MANY_RUNS": 0, "GROUP": 1, "PIXELS": 1},
+    "by NumPy": {"MANY_RUNS": 2**20, "FEW_BORDERED": 2**40},
+    "by one thread": {"MANY_RUNS": 2**20, "FEW_BORDERED": 0, "LINE": 1},
+    "by one thread, image by image": {
+        "MANY_RUNS": 2**20,
+        "FEW_BORDERED": 0,
+        "LINE": 1,
+        "FEW_NUMBERS": 0,
+        "GROUP": 1,
+        "PIXELS": 1,
+    },
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered():
+    """What is known of some shapes is found anew, for tests change what it depends on."""
+    columns.work.cache_clear()
+    yield
+    columns.work.cache_clear()
 
 
 def both(ops, x, weight, dy, **options):
@@ -337,7 +355,12 @@ def test_images_are_taken_in_groups_and_shared_out(all_columns, monkeypatch):
     assert calls == ["threads"]
     calls.clear()
     fast.conv2d_forward(np.ones((1, 9, 30, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
-    assert calls == []  # by NumPy
+    assert calls == ["alone"]  # there is a border, and no need to write the image once more
+    calls.clear()
+    fast.conv2d_forward(np.ones((1, 9, 9, 8)), np.ones((3, 3, 8, 4)), padding=((1, 0), (1, 0)))
+    assert calls == []  # by NumPy, for which that is nothing
+    fast.conv2d_forward(np.ones((1, 60, 60, 3)), np.ones((3, 3, 3, 4)), stride=2, padding=1)
+    assert calls == []  # by NumPy, whose copies of short runs are faster
     fast.conv2d_forward(np.ones((1, 60, 100, 8)), np.ones((3, 3, 8, 4)), stride=2)
     assert calls == []  # though it is much for one thread, for one multiplies
     fast.conv2d_forward(np.ones((1, 30, 60, 8)), np.ones((3, 3, 8, 64)), stride=2)
@@ -411,7 +434,15 @@ def test_pixels_at_a_constant_distance_are_not_copied(shape, stride, even, few, 
 
 @pytest.mark.parametrize(
     "shape",
-    [(3, 4, 5, 7), (30, 20, 20, 24), (2, 150, 150, 3), (1, 1, 1, 1), (64, 112, 112, 16), (9, 511)],
+    [
+        (3, 4, 5, 7),
+        (30, 20, 20, 24),
+        (2, 150, 150, 3),
+        (1, 1, 1, 1),
+        (64, 112, 112, 16),
+        (9, 511),
+        (400, 511),
+    ],
 )
 @pytest.mark.parametrize("few", [0, 2**40])
 @pytest.mark.parametrize("summands", [0, 2**40])
@@ -563,9 +594,10 @@ def test_a_bias_may_lie_in_memory_in_any_way(all_columns, monkeypatch):
 
 
 def test_images_are_taken_in_groups_whose_columns_stay_in_the_cache():
-    def sizes(N, side, taps):
-        y = np.empty((N, side, side, 5), np.float32)
-        return [len(part) for (part,) in columns.groups(taps, y, y)]
+    def sizes(N, side, C):
+        window = resolve_window("conv2d", (side, side), (1, 1), 1, 0, 1)
+        todo = columns.work((N, side, side, C), window, 5)
+        return [len(part) for (part,) in columns.groups(todo, np.empty(N))]
 
     assert sizes(8, 16, 255) == [8]  # 2,048 rows of 255, below GROUP
     assert sizes(8, 16, 256) == [4, 4]
@@ -573,14 +605,26 @@ def test_images_are_taken_in_groups_whose_columns_stay_in_the_cache():
     assert sizes(2, 64, 2000) == [1, 1]  # no parts of images
 
 
-def test_columns_that_are_a_view_take_no_room_so_all_images_are_taken_at_once():
-    x, y = np.ones((8, 16, 16, 256), np.float32), np.empty((8, 16, 16, 5), np.float32)
-    window = resolve_window("conv2d", (16, 16), (1, 1), 1, 0, 1)
-    [(images, out)] = columns.groups_to_copy(window, 256, y, x, y)
-    assert images is x
-    assert out is y
-    copied = resolve_window("conv2d", (16, 16), (3, 3), 1, 1, 1)
-    assert [len(part) for part, _ in columns.groups_to_copy(copied, 256, y, x, y)] == [4, 4]
+@pytest.mark.parametrize(
+    ("kernel", "stride", "products"), [((1, 1), 1, 1), ((1, 1), (2, 1), 2), ((1, 3), (1, 2), 3)]
+)
+def test_columns_that_are_a_view_take_no_room_so_all_images_are_taken_at_once(
+    kernel, stride, products, all_columns, monkeypatch
+):
+    seen, real = [], columns.matmul
+
+    def watched(a, b, *rest, **options):
+        seen.append(a.shape)
+        return real(a, b, *rest, **options)
+
+    monkeypatch.setattr(columns, "matmul", watched)
+    x = np.ones((8, 16, 33, 256), np.float32)
+    weight = np.ones((*kernel, 256, 5), np.float32)
+    y, cache = fast.conv2d_forward(x, weight, stride=stride)
+    assert len(seen) == products
+    seen.clear()
+    fast.conv2d_weight_backward(y, cache)
+    assert len(seen) == products
 
 
 @pytest.mark.parametrize(

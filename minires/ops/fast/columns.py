@@ -12,7 +12,10 @@ product made faster:
 Little work is left to NumPy on the calling thread, without the checks of its `as_strided`.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,12 +23,11 @@ import numpy as np
 
 from minires.checks import expect_array
 from minires.ops.fast.jit import PARTS, inlined, kernel
-from minires.ops.fast.matmul import alone, matmul, much
+from minires.ops.fast.matmul import alone, matmul, much, plain
 from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import WIDEST, clear, copy
 from minires.ops.fast.simd import lanes, load, store
 from minires.ops.fast.sums import channel_sum
-from minires.ops.reference.conv import pad
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
@@ -33,6 +35,7 @@ FEW_NUMBERS = 2**15 - 2**8  # numbers in the columns for which NumPy finds memor
 MANY_RUNS, LINE = 2**11, 16  # runs of contiguous numbers, and lines of 16, that threads share
 ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
 NUMPY_WRITES = 8  # the same for what NumPy writes as fast as one of our threads
+FEW_BORDERED = 2**13  # numbers in image and columns up to which it also finds room for a border
 FEW_BIASED = 2**15  # numbers to which NumPy adds biases as fast
 FEW_GAPS = 2**19  # numbers of an image, seen pixel by pixel with gaps, that NumPy fills as fast
 
@@ -41,10 +44,17 @@ def forward(x, weight, bias, window):
     """y = bias + x correlated with weight."""
     checked(bias, weight)
     F = weight.shape[3]
-    y, w = empty((len(x), *window.out, F), x.dtype), weight.reshape(-1, F)
-    with alone(y.size * len(w)):
-        for images, out in groups_to_copy(window, len(w), y, x, y):
-            matmul(columns(images, window, F), w, out.reshape(-1, F))
+    w, todo = weight.reshape(-1, F), work(x.shape, window, F)
+    y = room((todo.shape[0], F), x.dtype)
+    if todo.groups == 1 or todo.write in VIEWS:
+        with todo.blas:
+            todo.multiply(todo.write(x, window, todo.shape), w, y)
+        y = y.reshape(len(x), *window.out, F)
+    else:
+        y = y.reshape(len(x), *window.out, F)
+        with todo.blas:
+            for images, out in groups(todo, x, y):
+                matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:
         add_bias(y, bias)
     return y
@@ -79,21 +89,38 @@ def backward(x, weight, dy, window):
     part where there is little to do, is done once.
     """
     F = weight.shape[3]
-    dx, w, dw = empty(x.shape, x.dtype), weight.reshape(-1, F), empty(weight.shape, x.dtype)
-    with alone(dy.size * len(w)):
-        for i, (images, g, dimages) in enumerate(groups(len(w), dy, x, dy, dx)):
+    w, todo = weight.reshape(-1, F), work(x.shape, window, F)
+    if todo.groups == 1:
+        return *gradients_at_once(x, w, dy, window, todo), channel_sum(dy)
+    dx, dw = empty(x.shape, x.dtype), empty(weight.shape, x.dtype)
+    with todo.blas:
+        for i, (images, g, dimages) in enumerate(groups(todo, x, dy, dx)):
             g = g.reshape(-1, F)
             matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
             send_back(g, w, dimages, window)
     return dx, dw, channel_sum(dy)
 
 
+def gradients_at_once(x, w, dy, window, todo):
+    """dx and dweight of one group."""
+    C, g = x.shape[3], dy.reshape(-1, dy.shape[3])
+    with todo.blas:
+        dw = todo.multiply(todo.write(x, window, todo.shape).T, g, room(w.shape, x.dtype))
+        dcols = todo.multiply(g, w.T, room(todo.shape, x.dtype))
+    dw = dw.reshape(*window.kernel, C, -1)
+    if each_pixel(window):
+        return dcols.reshape(x.shape), dw
+    dx = room(x.shape, x.dtype)
+    add_back(dcols, dx, window, len(w))
+    return dx, dw
+
+
 def input_gradient(shape, weight, dy, window):
     """dx."""
     F = weight.shape[3]
-    dx, w = empty(shape, dy.dtype), weight.reshape(-1, F)
-    with alone(dy.size * len(w)):
-        for g, dimages in groups(len(w), dy, dy, dx):
+    dx, w, todo = empty(shape, dy.dtype), weight.reshape(-1, F), work(shape, window, F)
+    with todo.blas:
+        for g, dimages in groups(todo, dy, dx):
             send_back(g.reshape(-1, F), w, dimages, window)
     return dx
 
@@ -101,9 +128,10 @@ def input_gradient(shape, weight, dy, window):
 def weight_gradient(x, dy, window):
     """dweight and dbias."""
     C, F = x.shape[3], dy.shape[3]
-    dw = empty((*window.kernel, C, F), x.dtype)
-    with alone(dy.size // F * dw.size):
-        for i, (images, g) in enumerate(groups_to_copy(window, dw.size // F, dy, x, dy)):
+    dw, todo = empty((*window.kernel, C, F), x.dtype), work(x.shape, window, F)
+    pieces = [(x, dy)] if todo.write in VIEWS else groups(todo, x, dy)
+    with todo.blas:
+        for i, (images, g) in enumerate(pieces):
             g = g.reshape(-1, F)
             matmul(columns(images, window, F).T, g, dw.reshape(-1, F), adds=i > 0)
     return dw, channel_sum(dy)
@@ -111,31 +139,29 @@ def weight_gradient(x, dy, window):
 
 def send_back(g, w, dx, window):
     """dx from the gradient of the columns, g @ w.T."""
-    if lone_taps(window) and window.stride == (1, 1):
+    if each_pixel(window):
         matmul(g, w.T, dx.reshape(-1, dx.shape[3]))
     else:
         add_back(matmul(g, w.T, empty((len(g), len(w)), dx.dtype)), dx, window, g.shape[1])
 
 
-def groups(taps, y, *arrays):
-    """The arrays in groups of images, with some GROUP numbers in their columns, or PIXELS rows."""
-    N, pixels = len(y), y.size // y.shape[3]
-    count = min(N, pixels * taps // GROUP + 1, pixels // PIXELS + 1)
-    if count == 1:
+def groups(todo, *arrays):
+    """The arrays in groups of images."""
+    if todo.groups == 1:
         return [arrays]
+    N, count = len(arrays[0]), todo.groups
     cuts = [slice(k * N // count, (k + 1) * N // count) for k in range(count)]
     return [tuple(a[images] for a in arrays) for images in cuts]
-
-
-def groups_to_copy(window, taps, y, x, *arrays):
-    """`groups`, but one where columns are a view of `x`: they take no room in the cache."""
-    found = groups(taps, y, x, *arrays)
-    return found if len(found) == 1 or not even_pixels(x.shape, window) else [(x, *arrays)]
 
 
 def lone_taps(window):
     """Whether windows are single pixels of the image."""
     return window.kernel == (1, 1) and window.padding == ((0, 0), (0, 0))
+
+
+def each_pixel(window):
+    """Whether there is one window for each pixel of the image, which is all that it sees."""
+    return lone_taps(window) and window.stride == (1, 1)
 
 
 def even_pixels(shape, window):
@@ -153,22 +179,99 @@ def columns(x, window, filters):
 
     The rows may be further apart than they are long.
     """
-    shape = len(x) * math.prod(window.out), math.prod(window.kernel) * x.shape[3]
-    runs, numbers = runs_of(len(x), window), math.prod(shape)
+    todo = work(x.shape, window, filters)
+    return todo.write(x, window, todo.shape)
+
+
+class Work(NamedTuple):
+    """What the shapes of a convolution tell of its columns."""
+
+    shape: tuple[int, int]
+    write: Callable  # a function of images, window and shape that returns them
+    groups: int  # of images: some GROUP numbers in their columns, or PIXELS rows
+    multiply: Callable  # NumPy's product where there is little to do
+    blas: AbstractContextManager
+
+
+@functools.lru_cache(maxsize=4096)
+def work(x_shape, window, filters):
+    """The Work of images of that shape; Python would take longer to find it than to multiply."""
+    N, *_, C = x_shape
+    shape = N * math.prod(window.out), math.prod(window.kernel) * C
+    pixels, taps = shape
+    count = min(N, pixels * taps // GROUP + 1, pixels // PIXELS + 1)
+    products = (pixels, taps, filters), (taps, pixels, filters), (pixels, filters, taps)
+    multiply = matmul if any(much(*sizes) for sizes in products) else plain
+    blas = alone(pixels * taps * filters)
+    return Work(shape, writer(x_shape, window, filters, shape), count, multiply, blas)
+
+
+def writer(x_shape, window, filters, shape):
+    """Which of the functions below writes columns of that shape fastest."""
+    runs, numbers = runs_of(x_shape[0], window), math.prod(shape)
     by_numpy = little(runs, shape, filters, NUMPY_WRITES)
-    near = by_numpy and numbers <= FEW_NUMBERS  # in memory of NumPy's
-    if lone_taps(window) and (near or even_pixels(x.shape, window)):
-        return windows(x, window).reshape(shape)  # a view, if pixels are at a constant distance
+    near = by_numpy and numbers <= FEW_NUMBERS
+    if each_pixel(window):
+        return as_it_is
+    if lone_taps(window) and (near or even_pixels(x_shape, window)):
+        return looked_at
     if not by_numpy:
-        cols = empty(shape, x.dtype)
-        write_columns(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
-        return cols
-    found = windows(pad(x, window.padding), window)
-    if near:
-        return found.copy().reshape(shape)
-    cols = empty(shape, x.dtype)
+        return by_threads
+    border = window.padding != ((0, 0), (0, 0))
+    if border and numbers + math.prod(x_shape) >= FEW_BORDERED and numbers >= LINE * runs:
+        return by_one_thread
+    return copied
+
+
+def as_it_is(x, _, shape):
+    """The image."""
+    return x.reshape(shape)
+
+
+def looked_at(x, window, shape):
+    """Pixels of the image; no number is copied if they are at a constant distance."""
+    return windows(x, window).reshape(shape)
+
+
+VIEWS = as_it_is, looked_at  # which take no room in the cache, so all images are taken at once
+
+
+def copied(x, window, shape):
+    """By NumPy."""
+    found = windows(bordered(x, window.padding), window)
+    cols = room(shape, x.dtype)
     cols.reshape(found.shape)[...] = found
     return cols
+
+
+def by_one_thread(x, window, shape):
+    """By the calling thread, which needs no border."""
+    cols = room(shape, x.dtype)
+    write_columns.alone(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
+    return cols
+
+
+def by_threads(x, window, shape):
+    """By the threads that multiply."""
+    cols = empty(shape, x.dtype)
+    write_columns(PARTS, x.reshape(-1), cols.reshape(-1), seen(x.shape, window))
+    return cols
+
+
+def room(shape, dtype):
+    """Memory: NumPy's, where it finds it faster."""
+    return (np.empty if math.prod(shape) <= FEW_NUMBERS else empty)(shape, dtype)
+
+
+def bordered(x, padding):
+    """`reference.conv.pad`, for zeros."""
+    (top, bottom), (left, right) = padding
+    if not (top or bottom or left or right):
+        return x
+    N, H, W, C = x.shape
+    found = np.zeros((N, top + H + bottom, left + W + right, C), x.dtype)
+    found[:, top : top + H, left : left + W] = x
+    return found
 
 
 def little(runs, shape, filters, times=ONE_READS):

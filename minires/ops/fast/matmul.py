@@ -170,7 +170,7 @@ def power_of_two(n, most):
     return min(most, 2 ** max(1, n.bit_length() - 1))
 
 
-def plain(a, b, out, adds):
+def plain(a, b, out=None, adds=False):
     """By NumPy, whose BLAS is slow where there is one term to a sum: an outer product."""
     if a.shape[1] == 1 and b.shape[1] >= SIDE and not adds:
         return np.multiply(a, b, out=out)

@@ -1,6 +1,7 @@
 """Sums over everything but the channels, for the gradients of biases.
 
-A row is as many whole pixels as fill whole registers. Rows are added in the dtype of the images, a
+A row is as many whole pixels as fill whole registers, or one pixel of many channels, whose last
+register overlaps the one before. Rows are added in the dtype of the images, a
 few at a time, and such sums in float64: `reference/sums.py` explains why. On several threads where
 there is much to add, otherwise on this one, and where there is next to nothing pixel by pixel:
 NumPy would take longer to find its way than to add.
@@ -16,13 +17,14 @@ from minires.ops.fast.panels import FEW, WIDEST
 from minires.ops.fast.simd import lanes, load, store
 
 FEW_SUMMANDS, FEW_PIXELS = 2**12, 2**10  # below both they are added pixel by pixel
+MANY = 4 * WIDEST  # channels
 CHAIN = 32  # rows added up in float32
 
 
 def channel_sum(dy):
     """(..., F) -> (F,), dtype of `dy`; see `reference`, where only the result may overflow."""
     F, numbers, total = dy.shape[-1], dy.reshape(-1), np.zeros(dy.shape[-1])
-    width = F * WIDEST // math.gcd(F, WIDEST)
+    width = F if F >= MANY else F * WIDEST // math.gcd(F, WIDEST)
     rows, start = dy.size // width, 0
     if rows > 0 and (dy.size >= FEW_SUMMANDS or dy.size >= FEW_PIXELS * F):
         several = dy.size >= FEW and rows >= CHUNKS * CHAIN
@@ -45,12 +47,13 @@ def add_pixels(_, dy, total):
 
 @kernel
 def sum_rows(k, dy, rows, parts, totals):
-    """The sums of some rows: so many pixels that they fill whole registers."""
+    """The sums of some rows, which fill at least one register."""
     v, part, (count, width) = lanes(dy), parts[k], parts.shape
     start, stop = k * rows // count, (k + 1) * rows // count
     for first in range(start, stop, CHAIN):
         last = min(first + CHAIN, stop)
-        for f in range(0, width, v):
+        for column in range(0, width, v):
+            f = min(column, width - v)
             t = load(dy, first * width + f)
             for q in range(first + 1, last):
                 t = t + load(dy, q * width + f)
