@@ -26,7 +26,7 @@ from minires.ops.fast.jit import PARTS, inlined, kernel
 from minires.ops.fast.matmul import alone, matmul, much, plain
 from minires.ops.fast.memory import empty
 from minires.ops.fast.panels import WIDEST, clear, copy
-from minires.ops.fast.simd import lanes, load, store
+from minires.ops.fast.simd import lanes, load, load_between, same, store, store_first
 from minires.ops.fast.sums import channel_sum
 
 GROUP = 2**19  # numbers in the columns of a group of images
@@ -35,7 +35,7 @@ FEW_NUMBERS = 2**15 - 2**8  # numbers in the columns for which NumPy finds memor
 MANY_RUNS, LINE = 2**11, 16  # runs of contiguous numbers, and lines of 16, that threads share
 ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
 NUMPY_WRITES = 8  # the same for what NumPy writes as fast as one of our threads
-FEW_BORDERED = 2**13  # numbers in image and columns up to which it also finds room for a border
+FEW_BORDERED = 2**12  # numbers in image and columns up to which it also finds room for a border
 FEW_BIASED = 2**15  # numbers to which NumPy adds biases as fast
 FEW_GAPS = 2**19  # numbers of an image, seen pixel by pixel with gaps, that NumPy fills as fast
 
@@ -210,17 +210,16 @@ def writer(x_shape, window, filters, shape):
     """Which of the functions below writes columns of that shape fastest."""
     runs, numbers = runs_of(x_shape[0], window), math.prod(shape)
     by_numpy = little(runs, shape, filters, NUMPY_WRITES)
-    near = by_numpy and numbers <= FEW_NUMBERS
+    near = (by_numpy and numbers <= FEW_NUMBERS) or x_shape[3] == 1
     if each_pixel(window):
         return as_it_is
     if lone_taps(window) and (near or even_pixels(x_shape, window)):
         return looked_at
     if not by_numpy:
         return by_threads
-    border = window.padding != ((0, 0), (0, 0))
-    if border and numbers + math.prod(x_shape) >= FEW_BORDERED and numbers >= LINE * runs:
-        return by_one_thread
-    return copied
+    border = window.padding != ((0, 0), (0, 0)) and window.kernel[1] <= x_shape[2]
+    few = numbers + math.prod(x_shape) < FEW_BORDERED
+    return by_one_thread if border and not few else copied
 
 
 def as_it_is(x, _, shape):
@@ -339,7 +338,7 @@ def seen(shape, window):
 def inside(ow, s):
     """The taps (first, last) of a window that lie in the image, and the column of tap 0."""
     left = ow * s.SW - s.left
-    first = max(0, -left)
+    first = min(s.KW, max(0, -left))
     return first, max(first, min(s.KW, s.W - left)), left
 
 
@@ -354,8 +353,12 @@ def unclipped(s):
 def write_clipped(x, row, cols, o, ow, s):
     """A kernel row that hangs over the image at its left, its right or both."""
     first, last, left = inside(ow, s)
-    clear(cols, o, s.KW * s.C)
-    copy(x, (row + left + first) * s.C, cols, o + first * s.C, (last - first) * s.C)
+    i, n, start, stop = (row + left) * s.C, s.KW * s.C, first * s.C, last * s.C
+    if n <= lanes(x):
+        store_first(cols, o, n, load_between(x, i, start, stop))
+    else:
+        clear(cols, o, n)
+        copy(x, i + start, cols, o + start, stop - start)
 
 
 @kernel
@@ -376,8 +379,11 @@ def write_columns(k, x, cols, s):
             for ow in range(first):
                 write_clipped(x, row, cols, o + ow * pixel, ow, s)
             i, step = (row - s.left) * s.C, s.SW * s.C
-            for ow in range(first, last):
-                copy(x, i + ow * step, cols, o + ow * pixel, run)
+            if run == pixel == step:  # one window begins where the last ended
+                copy(x, i + first * step, cols, o + first * pixel, (last - first) * run)
+            else:
+                for ow in range(first, last):
+                    copy(x, i + ow * step, cols, o + ow * pixel, run)
             for ow in range(last, s.OW):
                 write_clipped(x, row, cols, o + ow * pixel, ow, s)
 
@@ -403,29 +409,42 @@ def add_to_pixels(k, bias, y):
 
 
 @inlined
-def add_clipped(dcols, o, dx, row, ow, s):
-    """The part of a kernel row that lies in the image."""
-    first, last, left = inside(ow, s)
-    add(dcols, o + first * s.C, dx, (row + left + first) * s.C, (last - first) * s.C)
+def sum_of_windows(dcols, i, rows, cols, down, right):
+    """One register of channels of a pixel, from all windows that see it."""
+    t = same(dcols, 0)
+    for r in range(rows):
+        for q in range(cols):
+            t = t + load(dcols, i + r * down + q * right)
+    return t
+
+
+@inlined
+def sum_of_first(dcols, i, rows, cols, down, right, n):
+    """The same for the last n channels, which do not fill a register."""
+    t = same(dcols, 0)
+    for r in range(rows):
+        for q in range(cols):
+            t = t + load_between(dcols, i + r * down + q * right, 0, n)
+    return t
 
 
 @kernel
 def fold(k, dcols, dx, s):
-    """Some rows of dx, from all windows that see them."""
-    run = s.KW * s.C
-    pixel = s.KH * run
-    begin, end = unclipped(s)
+    """Some rows of dx: each pixel is the sum of what the windows that see it have for it."""
+    v, pixel = lanes(dx), s.KH * s.KW * s.C
+    down, across = s.OW * pixel - s.SH * s.KW * s.C, pixel - s.SW * s.C  # from window to window
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
-        row, n, below = line * s.W, line // s.H, line % s.H + s.top
-        clear(dx, row * s.C, s.W * s.C)
-        first, last = max(0, (below - s.KH + s.SH) // s.SH), min(s.OH - 1, below // s.SH)
-        for oh in range(last, first - 1, -1):  # the rows of windows that see this one
-            kh = below - oh * s.SH
-            o = (n * s.OH + oh) * s.OW * pixel + kh * run
-            for ow in range(begin):
-                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
-            i, step = (row - s.left) * s.C, s.SW * s.C
-            for ow in range(begin, end):
-                add(dcols, o + ow * pixel, dx, i + ow * step, run)
-            for ow in range(end, s.OW):
-                add_clipped(dcols, o + ow * pixel, dx, row, ow, s)
+        n, below = line // s.H, line % s.H + s.top
+        top, bottom = max(0, below - s.KH + s.SH) // s.SH, min(s.OH - 1, below // s.SH)
+        for w in range(s.W):
+            right = w + s.left
+            first, last = max(0, right - s.KW + s.SW) // s.SW, min(s.OW - 1, right // s.SW)
+            tap = (below - top * s.SH) * s.KW + right - first * s.SW
+            i, o = ((n * s.OH + top) * s.OW + first) * pixel + tap * s.C, (line * s.W + w) * s.C
+            windows = bottom + 1 - top, last + 1 - first, down, across
+            full = s.C - s.C % v
+            for c in range(0, full, v):
+                store(dx, o + c, sum_of_windows(dcols, i + c, *windows))
+            if full < s.C:
+                rest = s.C - full
+                store_first(dx, o + full, rest, sum_of_first(dcols, i + full, *windows, rest))

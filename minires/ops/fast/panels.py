@@ -4,7 +4,7 @@ import numpy as np
 
 from minires.ops.fast.jit import inlined, kernel
 from minires.ops.fast.memory import empty
-from minires.ops.fast.simd import BITS, copy_first, lanes, load, same, store
+from minires.ops.fast.simd import BITS, lanes, load, load_between, same, store, store_first
 
 FEW = 2**17  # numbers for which other threads are not woken
 LITTLE = 2**20  # and multiply-adds
@@ -92,9 +92,8 @@ def clear(a, i, n):
         store(a, j, same(a, 0))
     if last < i + n and n > v:
         store(a, i + n - v, same(a, 0))
-    else:
-        for j in range(last, i + n):
-            a[j] = 0
+    elif last < i + n:
+        store_first(a, last, n, same(a, 0))
 
 
 @inlined
@@ -105,7 +104,8 @@ def copy(source, i, target, j, n):
     for k in range(0, last, v):
         store(target, j + k, load(source, i + k))
     if last < n:
-        copy_first(source, i + last, target, j + last, n - last)
+        rest = n - last
+        store_first(target, j + last, rest, load_between(source, i + last, 0, rest))
 
 
 @inlined

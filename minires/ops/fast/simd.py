@@ -161,13 +161,17 @@ def store(typing, a, i, value):
     return types.void(a, types.intp, value), emit
 
 
-def first_lanes(b, vec, n):
-    """The mask of the first `n` lanes, for LLVM's masked loads and stores."""
+def lanes_between(b, vec, first, last):
+    """The mask of the lanes first, first + 1, ... last - 1, for LLVM's masked loads and stores."""
     numbers = ir.Constant(ir.VectorType(I32, vec.lanes), list(range(vec.lanes)))
     blank = ir.Constant(numbers.type, ir.Undefined)
-    n = b.insert_element(blank, b.trunc(n, I32), I32(0))
-    n = b.shuffle_vector(n, blank, ir.Constant(numbers.type, None))
-    return b.icmp_signed("<", numbers, n)
+
+    def everywhere(n):
+        n = b.insert_element(blank, b.trunc(n, I32), I32(0))
+        return b.shuffle_vector(n, blank, ir.Constant(numbers.type, None))
+
+    before = b.icmp_signed("<", numbers, everywhere(last))
+    return b.and_(before, b.icmp_signed("<=", everywhere(first), numbers))
 
 
 def masked(b, name, vec, result, kinds):
@@ -177,24 +181,39 @@ def masked(b, name, vec, result, kinds):
 
 
 @intrinsic
-def copy_first(typing, a, i, target, j, n):
-    """target[j : j + n] = a[i : i + n] for n of at most one register; nothing else is touched."""
+def load_between(typing, a, i, first, last):
+    """Lanes first, first + 1, ... last - 1 of `load(a, i)`, and 0 in the others.
+
+    These are not read: they may lie outside of the array.
+    """
     vec = Vec(a.dtype)
 
     def emit(context, b, signature, values):
-        array, i, other, j, n = values
-        kind, mask = vec.llvm(), first_lanes(b, vec, n)
-        source = address(context, b, signature.args[0], array, i)
-        place = address(context, b, signature.args[2], other, j)
-        pointer, align = kind.as_pointer(), I32(vec.dtype.bitwidth // 8)
-        source, place = b.bitcast(source, pointer), b.bitcast(place, pointer)
-        load = masked(b, "load", vec, kind, [pointer, I32, mask.type, kind])
-        store = masked(b, "store", vec, ir.VoidType(), [kind, pointer, I32, mask.type])
-        value = b.call(load, [source, align, mask, ir.Constant(kind, None)])
-        b.call(store, [value, place, align, mask])
+        array, i, first, last = values
+        kind, mask = vec.llvm(), lanes_between(b, vec, first, last)
+        place = b.bitcast(address(context, b, signature.args[0], array, i), kind.as_pointer())
+        function = masked(b, "load", vec, kind, [place.type, I32, mask.type, kind])
+        align = I32(vec.dtype.bitwidth // 8)
+        return b.call(function, [place, align, mask, ir.Constant(kind, None)])
+
+    return vec(a, *[types.intp] * 3), emit
+
+
+@intrinsic
+def store_first(typing, a, i, n, value):
+    """a[i : i + n] = the first n lanes, or all if there are fewer; nothing else is touched."""
+    vec = Vec(a.dtype)
+
+    def emit(context, b, signature, values):
+        array, i, n, vector = values
+        kind, mask = vec.llvm(), lanes_between(b, vec, ir.Constant(n.type, 0), n)
+        place = b.bitcast(address(context, b, signature.args[0], array, i), kind.as_pointer())
+        kinds = [kind, place.type, I32, mask.type]
+        function = masked(b, "store", vec, ir.VoidType(), kinds)
+        b.call(function, [vector, place, I32(vec.dtype.bitwidth // 8), mask])
         return context.get_dummy_value()
 
-    return types.void(a, types.intp, target, types.intp, types.intp), emit
+    return types.void(a, types.intp, types.intp, value), emit
 
 
 def ask_for_line(b, pointer, writes, level):
