@@ -395,8 +395,10 @@ def add(source, i, target, j, n):
     last = n - n % v
     for k in range(0, last, v):
         store(target, j + k, load(target, j + k) + load(source, i + k))
-    for k in range(last, n):
-        target[j + k] += source[i + k]
+    if last < n:
+        rest = n - last
+        total = load_between(target, j + last, 0, rest) + load_between(source, i + last, 0, rest)
+        store_first(target, j + last, rest, total)
 
 
 @kernel
@@ -428,23 +430,46 @@ def sum_of_first(dcols, i, rows, cols, down, right, n):
     return t
 
 
+@inlined
+def collect(dcols, dx, line, n, below, top, bottom, s):
+    """A row of dx, pixel by pixel: what each is seen by adds up in a register."""
+    v, pixel = lanes(dx), s.KH * s.KW * s.C
+    down, across = s.OW * pixel - s.SH * s.KW * s.C, pixel - s.SW * s.C  # from window to window
+    full = s.C - s.C % v
+    for w in range(s.W):
+        right = w + s.left
+        first, last = max(0, right - s.KW + s.SW) // s.SW, min(s.OW - 1, right // s.SW)
+        tap = (below - top * s.SH) * s.KW + right - first * s.SW
+        i, o = ((n * s.OH + top) * s.OW + first) * pixel + tap * s.C, (line * s.W + w) * s.C
+        windows = bottom + 1 - top, last + 1 - first, down, across
+        for c in range(0, full, v):
+            store(dx, o + c, sum_of_windows(dcols, i + c, *windows))
+        if full < s.C:
+            rest = s.C - full
+            store_first(dx, o + full, rest, sum_of_first(dcols, i + full, *windows, rest))
+
+
+@inlined
+def spread_out(dcols, dx, line, n, below, top, bottom, s):
+    """A row of dx, window by window, where windows have no pixels of a row in common."""
+    run, pixel, row = s.KW * s.C, s.KH * s.KW * s.C, line * s.W
+    clear(dx, row * s.C, s.W * s.C)
+    for oh in range(top, bottom + 1):
+        o = (n * s.OH + oh) * s.OW * pixel + (below - oh * s.SH) * run
+        for ow in range(s.OW):
+            first, last, left = inside(ow, s)
+            start = first * s.C
+            add(dcols, o + start, dx, (row + left) * s.C + start, (last - first) * s.C)
+            o += pixel
+
+
 @kernel
 def fold(k, dcols, dx, s):
     """Some rows of dx: each pixel is the sum of what the windows that see it have for it."""
-    v, pixel = lanes(dx), s.KH * s.KW * s.C
-    down, across = s.OW * pixel - s.SH * s.KW * s.C, pixel - s.SW * s.C  # from window to window
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
         n, below = line // s.H, line % s.H + s.top
         top, bottom = max(0, below - s.KH + s.SH) // s.SH, min(s.OH - 1, below // s.SH)
-        for w in range(s.W):
-            right = w + s.left
-            first, last = max(0, right - s.KW + s.SW) // s.SW, min(s.OW - 1, right // s.SW)
-            tap = (below - top * s.SH) * s.KW + right - first * s.SW
-            i, o = ((n * s.OH + top) * s.OW + first) * pixel + tap * s.C, (line * s.W + w) * s.C
-            windows = bottom + 1 - top, last + 1 - first, down, across
-            full = s.C - s.C % v
-            for c in range(0, full, v):
-                store(dx, o + c, sum_of_windows(dcols, i + c, *windows))
-            if full < s.C:
-                rest = s.C - full
-                store_first(dx, o + full, rest, sum_of_first(dcols, i + full, *windows, rest))
+        if s.KW <= s.SW:
+            spread_out(dcols, dx, line, n, below, top, bottom, s)
+        else:
+            collect(dcols, dx, line, n, below, top, bottom, s)
