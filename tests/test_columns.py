@@ -516,7 +516,10 @@ def test_large_dense_layers_have_the_same_bits_on_any_threads():
         ((1, 8, 8, 64), 64, False, False),  # four tiles: weights are transformed for too little
         ((1, 8, 8, 64), 64, True, True),  # but kept
         ((1, 8, 8, 128), 128, True, False),
-        ((3, 8, 8, 64), 64, False, True),
+        ((4, 8, 8, 64), 64, False, True),
+        ((8, 5, 5, 64), 64, False, False),  # more tiles, of whose pixels less than half is wanted
+        ((16, 8, 8, 8), 8, False, False),  # too little to do
+        ((16, 8, 8, 8), 8, True, True),
         ((3, 8, 8, 24), 24, False, False),  # a quarter of the lanes idle along both axes
         ((5, 8, 8, 8), 512, False, False),  # few channels for so many filters
         ((128, 8, 8, 8), 512, False, True),

@@ -100,10 +100,12 @@ def gathered(n, x_shape, w_shape, window):
     """The price of both gradients in `direct.py`."""
     (KH, KW, C, _), (SH, SW) = w_shape, window.stride
     phases, wide = min(KH, SH) * min(KW, SW), idle(C)
-    seen = n.products * wide * math.prod(x_shape[:3]) / (SH * SW * n.pixels)  # zeros around dy, too
+    images, H, W, _ = x_shape
+    gradients = images * -(-H // SH) * -(-W // SW)  # pixels of dy that are read, zeros included
+    seen = n.products * wide * gradients / n.pixels
     work = phases, n.weights * wide, n.copies, n.tiled, seen
-    images = n.inputs, n.inputs * wide, n.outputs, n.pixels * n.share
-    return priced(PRICES.gathered, 1, *work, *images)
+    numbers = n.inputs, n.inputs * wide, n.outputs, n.pixels * n.share
+    return priced(PRICES.gathered, 1, *work, *numbers)
 
 
 def scattered(n, w_shape, window):
@@ -138,6 +140,8 @@ def amounts(x_shape, w_shape, window, dtype):
     runs, columns = runs_of(x_shape[0], window), pixels * taps
     if even_pixels(x_shape, window):
         runs = columns = 0
+    if KW * C == 1:
+        runs = 0  # NumPy copies single numbers as fast as long runs
     share = 1 if pixels * taps * filters < LITTLE else 1 / 2
     products = pixels * taps * filters * share * dtype.itemsize / 4
     row, padded, shares = shares_of(w_shape, pixels, dtype)

@@ -210,11 +210,14 @@ def writer(x_shape, window, filters, shape):
     """Which of the functions below writes columns of that shape fastest."""
     runs, numbers = runs_of(x_shape[0], window), math.prod(shape)
     by_numpy = little(runs, shape, filters, NUMPY_WRITES)
-    near = (by_numpy and numbers <= FEW_NUMBERS) or x_shape[3] == 1
+    single = window.kernel[1] * x_shape[3] == 1  # numbers at a constant distance, NumPy's forte
+    near = single or (by_numpy and numbers <= FEW_NUMBERS)
     if each_pixel(window):
         return as_it_is
     if lone_taps(window) and (near or even_pixels(x_shape, window)):
         return looked_at
+    if single:
+        return copied
     if not by_numpy:
         return by_threads
     border = window.padding != ((0, 0), (0, 0)) and window.kernel[1] <= x_shape[2]

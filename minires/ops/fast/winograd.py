@@ -31,6 +31,8 @@ References
 Lavin and Gray (2016), arXiv:1509.09308, section 4.
 """
 
+import math
+
 import numpy as np
 from numba import get_thread_id
 
@@ -53,10 +55,11 @@ from minires.ops.fast.tiles import (
 from minires.ops.fast.transforms import TILES, weight_in, weight_out
 
 MOST_GRADIENTS = 2**15  # C * F up to which the weight gradient is faster here: dU is 4 MB then
-FEWEST_TILES = 10  # whose registers are full; below, transforming the weights takes too long
+FEWEST_TILES = 14  # that are full, in full registers; below, transforming weights takes too long
 WIDE, FEWEST_WIDE = 16, 24  # the same where F > 16 C
 FEWEST_PREPARED, MANY_WEIGHTS = 4, 2**14  # the same if they are kept
 FEWEST_PRODUCTS = 2**12  # tiles * channels * filters from which a single call pays
+FEWEST_AT_ONCE = 2**14  # the same if the weights are to be transformed, too
 FEWEST = 8  # channels and filters from which it is faster than the direct kernels
 SMALL = 2**15  # numbers for which other threads are not woken
 CHAIN = 64  # channels added up in one register; of more, such sums are added: less rounding
@@ -66,16 +69,18 @@ NO_LINES = np.empty((3, 0), np.float32)
 def pays(x_shape, x_dtype, w_shape, window, prepared=False):
     """Whether a convolution runs here: 3x3, stride 1, float32, enough channels and pixels.
 
-    What is transformed are weights, so there must be tiles to use them, more where registers are
-    not full. If weights are transformed once, for many images, fewer are enough.
+    What is transformed are weights, so there must be tiles to use them, more where registers or
+    tiles are not full. If weights are transformed once, for many images, fewer are enough.
     """
     C, F = w_shape[2:]
     tiles = x_shape[0] * -(-window.out[0] // 4) * -(-window.out[1] // 4)
     if prepared:
         enough = tiles >= (FEWEST_PREPARED if C * F < MANY_WEIGHTS else TILES)
     else:
-        used = tiles * C * F / (-(-C // WIDEST) * -(-F // WIDEST) * WIDEST**2)
+        full = x_shape[0] * math.prod(window.out) / 16  # tiles, if all pixels of each were wanted
+        used = full * C * F / (-(-C // WIDEST) * -(-F // WIDEST) * WIDEST**2)
         enough = used >= (FEWEST_TILES if F <= WIDE * C else FEWEST_WIDE)
+        enough = enough and tiles * C * F >= FEWEST_AT_ONCE
     return (
         window.kernel == (3, 3)
         and window.stride == (1, 1)
