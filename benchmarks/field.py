@@ -77,15 +77,20 @@ def alternate(field, do, *, rounds, burst, warmup=2, label="", **arguments):
     field.each(lambda worker: worker.ask(do, times=warmup, **arguments))
     seconds = {name: [] for name in field.workers}
     for turn in tqdm(range(rounds), desc=label or do, unit="round", disable=None, leave=False):
-        names = list(field.workers)
-        first = turn % max(1, len(names))
-        answers = field.each(
-            lambda worker: worker.ask(do, times=burst + 1, **arguments),
-            order=names[first:] + names[:first],
-        )
-        for name, times in answers.items():
-            seconds[name] += times[1:]
+        for name, times in take_turns(field, do, turn, burst, **arguments).items():
+            seconds[name] += times
     return {name: seconds[name] for name in field.workers}
+
+
+def take_turns(field, do, turn, burst, **arguments):
+    """{name: seconds} of one round, number `turn`, as `alternate` times it."""
+    names = list(field.workers)
+    first = turn % max(1, len(names))
+    answers = field.each(
+        lambda worker: worker.ask(do, times=burst + 1, **arguments),
+        order=names[first:] + names[:first],
+    )
+    return {name: times[1:] for name, times in answers.items()}
 
 
 def compare(seconds, peer="torch"):

@@ -1,13 +1,18 @@
-"""time random convolutions on the fast ops and on the reference, to see where which is faster"""
+"""time random convolutions on the fast ops and on the reference, to see where which is faster
+
+All of them are timed once, then all of them again, and so on: a core of a virtual machine may be
+half as fast for some seconds, and the rounds of one convolution had better not all fall into these.
+"""
 
 import sys
 
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.checks import truth
 from benchmarks.command import add_contenders, add_timing, command, positive_int
 from benchmarks.contenders import ONE_OP
-from benchmarks.field import Field, alternate, compare
+from benchmarks.field import Field, compare, take_turns
 from benchmarks.harness import Worker, environment
 from benchmarks.ops import checked_op
 from benchmarks.report import Report, error_pair, milliseconds
@@ -29,7 +34,7 @@ def add_arguments(parser):
     add = parser.add_argument
     add("--count", type=positive_int, default=60, metavar="N", help="convolutions, default 60")
     add("--seed", type=seed, default=0, metavar="S", help="default 0")
-    add_timing(parser, rounds=3, burst=10)
+    add_timing(parser, rounds=5, burst=10)
     add_contenders(parser, CONTENDERS, ONE_OP)
 
 
@@ -45,8 +50,12 @@ def run(options):
     rng, env = np.random.default_rng(options.seed), environment(options.threads, **QUICK)
     with Field(options.contenders, lambda name: Worker(name, env)) as field:
         field.each(lambda worker: worker.ask("load", contender=worker.name))
-        for _ in range(options.count):
-            measure(field, random_case(rng), options, report)
+        timed = [Timed(random_case(rng)) for _ in range(options.count)]
+        rounds = [(turn, one) for turn in range(options.rounds) for one in timed]
+        for turn, one in tqdm(rounds, desc="shapes", disable=None, leave=False):
+            one.measure(field, turn, options)
+        for one in timed:
+            one.write(options.contenders[0], report)
         for found in field.each(lambda worker: worker.ask("versions")).values():
             report.versions |= found  # Numba too, which the first op has imported
     report.notes += notes(report.records)
@@ -69,28 +78,48 @@ def notes(rows):
     return lines
 
 
-def measure(field, case, options, report):
-    """Check, then time one convolution; a line for each pass and contender."""
-    if not field.workers:
-        return
-    expected = truth({"case": case}, threads=options.threads, do="op")
-    field.each(lambda worker: worker.ask("op", case=case))
-    errors = field.each(lambda worker: checked_op(worker, expected, case))
-    for what in ("forward", "backward"):
-        probe = field.each(lambda worker, what=what: worker.ask(what, times=3))
-        if not probe:
+PASSES = "forward", "backward"
+
+
+class Timed:
+    """One convolution, and what has been found about it."""
+
+    def __init__(self, case):
+        self.case, self.errors, self.bursts = case, {}, {}
+        self.seconds = {what: {} for what in PASSES}
+
+    def measure(self, field, turn, options):
+        """A turn of each contender, which is checked before its first."""
+        if not field.workers:
             return
-        slowest = max(min(seconds) for seconds in probe.values())  # the first may have compiled
-        burst = max(options.burst, int(SECONDS / slowest))
-        times = alternate(field, what, rounds=options.rounds, burst=burst)
-        rows, measured = compare(times, peer=options.contenders[0])
-        for row in rows:
-            name, error = row["name"], errors[row["name"]]
-            more = {"op": case["label"], "pass": what, "seconds": times[name], "error": error}
-            more["measure"] = measured
-            report.records.append(row | more)
-            shown = milliseconds(row["median"]), f"{row['ratio']:.2f}", error_pair(error)
-            report.body.append((case["label"], what, name, *shown))
+        field.each(lambda worker: worker.ask("op", case=self.case))
+        if turn == 0:
+            self.check(field, options)
+        for what in PASSES:
+            for name, times in take_turns(field, what, turn, self.bursts[what]).items():
+                self.seconds[what].setdefault(name, []).extend(times)
+
+    def check(self, field, options):
+        """Who is wrong drops out; how often an op runs in a turn depends on how long it takes."""
+        expected = truth({"case": self.case}, threads=options.threads, do="op")
+        self.errors = field.each(lambda worker: checked_op(worker, expected, self.case))
+        for what in PASSES:
+            probe = field.each(lambda worker, what=what: worker.ask(what, times=3))
+            slowest = max((min(times) for times in probe.values()), default=SECONDS)
+            self.bursts[what] = max(
+                options.burst, int(SECONDS / slowest)
+            )  # the first may have compiled
+
+    def write(self, peer, report):
+        """A line for each pass and contender that was timed."""
+        for what, times in self.seconds.items():
+            rows, measured = compare(times, peer=peer)
+            for row in rows:
+                name, error = row["name"], self.errors[row["name"]]
+                more = {"op": self.case["label"], "pass": what, "seconds": times[name]}
+                report.records.append(row | more | {"error": error, "measure": measured})
+                shown = milliseconds(row["median"]), f"{row['ratio']:.2f}", error_pair(error)
+                report.body.append((self.case["label"], what, name, *shown))
 
 
 def random_case(rng):
