@@ -109,6 +109,19 @@ def copy(source, i, target, j, n):
 
 
 @inlined
+def add(source, i, target, j, n):
+    """target[j : j + n] += source[i : i + n]."""
+    v = lanes(source)
+    last = n - n % v
+    for k in range(0, last, v):
+        store(target, j + k, load(target, j + k) + load(source, i + k))
+    if last < n:
+        rest = n - last
+        total = load_between(target, j + last, 0, rest) + load_between(source, i + last, 0, rest)
+        store_first(target, j + last, rest, total)
+
+
+@inlined
 def copy_rows(x, base, H, W, C, first, rows, left, width, channels, out):
     """Rows first, first + 1, ... of the image whose row 0 is row `base` of x, zero border included.
 
