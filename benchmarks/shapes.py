@@ -105,13 +105,11 @@ class Timed:
         self.errors = field.each(lambda worker: checked_op(worker, expected, self.case))
         for what in PASSES:
             probe = field.each(lambda worker, what=what: worker.ask(what, times=3))
-            slowest = max((min(times) for times in probe.values()), default=SECONDS)
-            self.bursts[what] = max(
-                options.burst, int(SECONDS / slowest)
-            )  # the first may have compiled
+            least = [min(times) for times in probe.values()]  # the first may have compiled
+            self.bursts[what] = max(options.burst, int(SECONDS / max(least, default=SECONDS)))
 
     def write(self, peer, report):
-        """A line for each pass and contender that was timed."""
+        """A line for each pass and contender that was timed, if only until it failed."""
         for what, times in self.seconds.items():
             rows, measured = compare(times, peer=peer)
             for row in rows:

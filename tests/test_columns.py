@@ -1,5 +1,9 @@
 """Products of BLAS on the kernels' threads, and the convolutions that are made of them."""
 
+import ctypes
+import mmap
+import sys
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -648,6 +652,62 @@ def test_columns_that_are_a_view_take_no_room_so_all_images_are_taken_at_once(
 def test_columns_are_written_by_the_threads_that_multiply(runs, shape, filters, expected):
     runs -= 0 if runs == 0 else int(np.prod(shape)) // columns.LINE
     assert columns.little(runs, shape, filters) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding", "expected"),
+    [
+        ((2, 6, 6, 8), (1, 1), 1, 0, columns.image_itself),
+        ((2, 6, 6, 8), (1, 1), 2, 0, columns.pixels_of),
+        ((64, 60, 60, 1), (1, 1), 2, 0, columns.pixels_of),  # numbers at a constant distance
+        ((64, 60, 60, 2), (1, 1), 2, 0, columns.by_threads),
+        ((1, 200, 200, 1), (5, 1), 1, 2, columns.copied),  # the same
+        ((1, 200, 200, 2), (5, 1), 1, 2, columns.by_threads),
+        ((1, 9, 9, 8), (3, 3), 1, 0, columns.copied),
+        ((1, 9, 9, 8), (3, 3), 1, 1, columns.by_one_thread),  # which needs no border
+        ((1, 4, 4, 8), (3, 3), 1, 1, columns.copied),  # where there is next to nothing to do
+        ((1, 60, 60, 3), (1, 1), 1, ((0, 1), (0, 0)), columns.by_one_thread),  # a large border
+        ((16, 9, 2, 8), (3, 3), 1, 1, columns.copied),  # no window lies inside
+    ],
+)
+def test_columns_are_written_in_the_way_that_is_fastest(shape, kernel, stride, padding, expected):
+    window = resolve_window("conv2d", shape[1:3], kernel, stride, padding, 1)
+    assert columns.work(shape, window, 4).write is expected
+
+
+def before_a_guard(a):
+    """`a` in memory behind which a page lies that nobody may touch."""
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    size = -(-a.nbytes // page) * page
+    room = mmap.mmap(-1, size + page)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(room)) + size
+    if libc.mprotect(ctypes.c_void_p(end), page, 0):
+        pytest.skip("this system does not protect pages")
+    guarded = np.frombuffer(room, a.dtype, a.size, size - a.nbytes).reshape(a.shape)
+    guarded[...] = a
+    return guarded
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect as on Linux")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [3, 8, 15, 35])
+@pytest.mark.parametrize("padding", [((0, 6), (2, 2)), 0], ids=["padded", "not"])
+def test_kernels_read_nothing_behind_an_array(padding, channels, dtype, monkeypatch):
+    """They would end the process."""
+    direct = pytest.importorskip("minires.ops.fast.direct")
+    for name in ("room", "empty"):
+        given = getattr(columns, name)
+        monkeypatch.setattr(columns, name, lambda *a, given=given: before_a_guard(given(*a)))
+    window = resolve_window("conv2d", (7, 8), (2, 4), 1, padding, 1)
+    x = RNG.standard_normal((2, 7, 8, channels)).astype(dtype)
+    w = RNG.standard_normal((2, 4, channels, 8)).astype(dtype)
+    dy = RNG.standard_normal((2, *window.out, 8)).astype(dtype)
+    x, w, dy = map(before_a_guard, (x, w, dy))
+    found = columns.backward(x, w, dy, window)
+    for a, b in zip(found[1:], direct.weight_gradient(x, dy, window), strict=True):
+        assert_allclose(a, b, atol=1e-3 if dtype == np.float32 else 1e-10)
+    dx = direct.input_gradient(x.shape, w, dy, window)
+    assert_allclose(found[0], dx, atol=1e-3 if dtype == np.float32 else 1e-10)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def amounts(x_shape, w_shape, window, dtype):
     if even_pixels(x_shape, window):
         runs = columns = 0
     if KW * C == 1:
-        runs = 0  # NumPy copies single numbers as fast as long runs
+        runs = 0  # NumPy copies single numbers as it does long runs
     share = 1 if pixels * taps * filters < LITTLE else 1 / 2
     products = pixels * taps * filters * share * dtype.itemsize / 4
     row, padded, shares = shares_of(w_shape, pixels, dtype)

@@ -7,7 +7,7 @@ product made faster:
     columns   written by our threads, which read the image without a border
     product   BLAS on our threads (`matmul.py`), a group of images at a time, so that the columns
               are still in the cache
-    col2im    each pixel collects its own sum, so the rows of dx can be shared out
+    col2im    a row of dx from all windows that see it, so the rows can be shared out
 
 Where there is little to do, Python is the larger part. So what shapes alone tell is found once
 (`work`), and NumPy multiplies, on the calling thread. Read next: `im2col.py`, the loops.
@@ -32,7 +32,7 @@ from minires.ops.fast.sums import channel_sum
 
 GROUP = 2**19  # numbers in the columns of a group of images
 PIXELS = 2**10  # but no fewer rows than that: BLAS packs the weights for each group anew
-FEW_NUMBERS = 2**15 - 2**8  # numbers in the columns for which NumPy finds memory faster
+FEW_NUMBERS = 2**15 - 2**8  # numbers in an array for which NumPy finds memory faster
 MANY_RUNS, LINE = 2**11, 16  # runs of contiguous numbers, and lines of 16, that threads share
 ONE_READS = 4  # times as many, if one thread multiplies: it fetches what others have written
 NUMPY_WRITES = 8  # the same for what NumPy writes as fast as one of our threads
@@ -93,7 +93,7 @@ def checked(bias, weight):
 
 
 def backward(x, weight, dy, window):
-    """dx, dweight and dbias: `weight_gradient` and `input_gradient` group by group.
+    """dx, dweight and dbias: `weight_gradient` and `input_gradient`, at once or group by group.
 
     Each part of dy is then read for both while it is in the cache, and what Python does, the larger
     part where there is little to do, is done once.
@@ -156,7 +156,7 @@ def send_back(g, w, dx, window):
 
 
 def groups(todo, *arrays):
-    """The arrays in groups of images."""
+    """The arrays in groups of images, with some GROUP numbers in their columns, or PIXELS rows."""
     if todo.groups == 1:
         return [arrays]
     N, count = len(arrays[0]), todo.groups
@@ -198,7 +198,7 @@ class Work(NamedTuple):
 
     shape: tuple[int, int]
     write: Callable  # a function of images, window and shape that returns them
-    groups: int  # of images: some GROUP numbers in their columns, or PIXELS rows
+    groups: int  # into so many the images are cut
     multiply: Callable  # NumPy's product where there is little to do
     blas: AbstractContextManager
 
@@ -221,11 +221,11 @@ def writer(x_shape, window, filters, shape):
     runs, numbers = runs_of(x_shape[0], window), math.prod(shape)
     by_numpy = little(runs, shape, filters, NUMPY_WRITES)
     single = window.kernel[1] * x_shape[3] == 1  # numbers at a constant distance, NumPy's forte
-    near = single or (by_numpy and numbers <= FEW_NUMBERS)
+    near = by_numpy and numbers <= FEW_NUMBERS
     if each_pixel(window):
-        return as_it_is
-    if lone_taps(window) and (near or even_pixels(x_shape, window)):
-        return looked_at
+        return image_itself
+    if lone_taps(window) and (single or near or even_pixels(x_shape, window)):
+        return pixels_of
     if single:
         return copied
     if not by_numpy:
@@ -235,17 +235,17 @@ def writer(x_shape, window, filters, shape):
     return by_one_thread if border and not few else copied
 
 
-def as_it_is(x, _, shape):
+def image_itself(x, _, shape):
     """The image."""
     return x.reshape(shape)
 
 
-def looked_at(x, window, shape):
-    """Pixels of the image; no number is copied if they are at a constant distance."""
+def pixels_of(x, window, shape):
+    """Pixels of the image: a view, if they are at a constant distance, or NumPy's copy."""
     return windows(x, window).reshape(shape)
 
 
-VIEWS = as_it_is, looked_at  # which take no room in the cache, so all images are taken at once
+VIEWS = image_itself, pixels_of  # all images are taken at once, for views take no room
 
 
 def copied(x, window, shape):

@@ -236,7 +236,7 @@ def gradient_band(buffer, dy, j, pixel, dw, db, share, band, s):
     """Add what a band of (images, rows) contributes to dw (KH, taps, filters) and db (filters,)."""
     v, filters = lanes(buffer), db.size
     taps = -(-s.KW * s.C // ROWS) * ROWS
-    for f in range(share[0], share[1], 2 * v):
+    for f in range(share[0], min(share[1], s.F), 2 * v):  # behind F dy may end
         for kh in range(s.KH):
             for r in range(0, taps, ROWS):
                 o = (kh * taps + r) * filters + f

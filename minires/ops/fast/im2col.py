@@ -40,7 +40,7 @@ def seen(shape, window):
 def inside(ow, s):
     """The taps (first, last) of a window that lie in the image, and the column of tap 0."""
     left = ow * s.SW - s.left
-    first = min(s.KW, max(0, -left))
+    first = min(s.KW, max(0, -left))  # KW, if no tap does
     return first, max(first, min(s.KW, s.W - left)), left
 
 
@@ -145,7 +145,10 @@ def spread_out(dcols, dx, line, n, below, top, bottom, s):
 
 @kernel
 def fold(k, dcols, dx, s):
-    """Some rows of dx: each pixel is the sum of what the windows that see it have for it."""
+    """Some rows of dx: each pixel is the sum of what the windows that see it have for it.
+
+    One that is seen once a row at most need not be collected.
+    """
     for line in range(k * s.N * s.H // PARTS, (k + 1) * s.N * s.H // PARTS):
         n, below = line // s.H, line % s.H + s.top
         top, bottom = max(0, below - s.KH + s.SH) // s.SH, min(s.OH - 1, below // s.SH)

@@ -30,11 +30,11 @@ from minires.ops.fast.jit import CHUNKS, PARTS, inlined, kernel
 from minires.ops.fast.memory import empty
 from minires.ops.fast.simd import address
 
+UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
+LEAST = UNPACKED + 1  # from which a product is cut
 LEAST_OF_A_VECTOR = 3 * 2**17  # the same for a matrix by a vector
 LARGE = 2**17  # numbers in a matrix from which it is cut all the same: threads have them near
 BLOCK = 512  # rows or columns in a block, so that packing the other matrix takes little of the time
-UNPACKED = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing
-LEAST = UNPACKED + 1  # from which a product is cut
 SIDE = 16  # rows, columns or terms in a block: a multiple of that
 CHAIN = 256  # terms of a long sum that one call adds up: less rounding
 LONG = 8  # how many times longer than rows and columns sums are, if they are cut
@@ -170,7 +170,7 @@ def power_of_two(n, most):
     return min(most, 2 ** max(1, n.bit_length() - 1))
 
 
-def plain(a, b, out=None, adds=False):
+def plain(a, b, out, adds=False):
     """By NumPy, whose BLAS is slow where there is one term to a sum: an outer product."""
     if a.shape[1] == 1 and b.shape[1] >= SIDE and not adds:
         return np.multiply(a, b, out=out)

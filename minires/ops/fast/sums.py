@@ -1,10 +1,10 @@
 """Sums over everything but the channels, for the gradients of biases.
 
 A row is as many whole pixels as fill whole registers, or one pixel of many channels, whose last
-register overlaps the one before. Rows are added in the dtype of the images, a
-few at a time, and such sums in float64: `reference/sums.py` explains why. On several threads where
-there is much to add, otherwise on this one, and where there is next to nothing pixel by pixel:
-NumPy would take longer to find its way than to add.
+register overlaps the one before. Rows are added in the dtype of the images, a few at a time, and
+such sums in float64: `reference/sums.py` explains why. On several threads where there is much to
+add, otherwise on this one, and where there is next to nothing pixel by pixel: NumPy would take
+longer to find its way than to add.
 """
 
 import math
@@ -17,7 +17,7 @@ from minires.ops.fast.panels import FEW, WIDEST
 from minires.ops.fast.simd import lanes, load, store
 
 FEW_SUMMANDS, FEW_PIXELS = 2**12, 2**10  # below both they are added pixel by pixel
-MANY = 4 * WIDEST  # channels
+MANY = 4 * WIDEST  # channels from which a row is one pixel
 CHAIN = 32  # rows added up in float32
 
 
