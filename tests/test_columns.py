@@ -691,8 +691,9 @@ def before_a_guard(a):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect as on Linux")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [3, 8, 15, 35])
+@pytest.mark.parametrize("filters", [8, 33])
 @pytest.mark.parametrize("padding", [((0, 6), (2, 2)), 0], ids=["padded", "not"])
-def test_kernels_read_nothing_behind_an_array(padding, channels, dtype, monkeypatch):
+def test_kernels_read_nothing_behind_an_array(padding, filters, channels, dtype, monkeypatch):
     """They would end the process."""
     direct = pytest.importorskip("minires.ops.fast.direct")
     for name in ("room", "empty"):
@@ -700,8 +701,8 @@ def test_kernels_read_nothing_behind_an_array(padding, channels, dtype, monkeypa
         monkeypatch.setattr(columns, name, lambda *a, given=given: before_a_guard(given(*a)))
     window = resolve_window("conv2d", (7, 8), (2, 4), 1, padding, 1)
     x = RNG.standard_normal((2, 7, 8, channels)).astype(dtype)
-    w = RNG.standard_normal((2, 4, channels, 8)).astype(dtype)
-    dy = RNG.standard_normal((2, *window.out, 8)).astype(dtype)
+    w = RNG.standard_normal((2, 4, channels, filters)).astype(dtype)
+    dy = RNG.standard_normal((2, *window.out, filters)).astype(dtype)
     x, w, dy = map(before_a_guard, (x, w, dy))
     found = columns.backward(x, w, dy, window)
     for a, b in zip(found[1:], direct.weight_gradient(x, dy, window), strict=True):

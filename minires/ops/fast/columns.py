@@ -46,14 +46,12 @@ def forward(x, weight, bias, window):
     checked(bias, weight)
     F = weight.shape[3]
     w, todo = weight.reshape(-1, F), work(x.shape, window, F)
-    y = room((todo.shape[0], F), x.dtype)
-    if todo.groups == 1 or todo.write in VIEWS:
-        with todo.blas:
-            todo.multiply(todo.write(x, window, todo.shape), w, y)
-        y = y.reshape(len(x), *window.out, F)
-    else:
-        y = y.reshape(len(x), *window.out, F)
-        with todo.blas:
+    rows = room((todo.shape[0], F), x.dtype)
+    y = rows.reshape(len(x), *window.out, F)
+    with todo.blas:
+        if todo.groups == 1 or todo.write in VIEWS:
+            todo.multiply(todo.write(x, window, todo.shape), w, rows)
+        else:
             for images, out in groups(todo, x, y):
                 matmul(columns(images, window, F), w, out.reshape(-1, F))
     if bias is not None:

@@ -102,7 +102,7 @@ def sum_of_windows(dcols, i, rows, cols, down, right):
 
 @inlined
 def sum_of_first(dcols, i, rows, cols, down, right, n):
-    """The same for the last n channels, which do not fill a register."""
+    """The same for the last n channels, which do not fill a register (masks cost AVX2 more)."""
     t = same(dcols, 0)
     for r in range(rows):
         for q in range(cols):
@@ -112,7 +112,7 @@ def sum_of_first(dcols, i, rows, cols, down, right, n):
 
 @inlined
 def collect(dcols, dx, line, n, below, top, bottom, s):
-    """A row of dx, pixel by pixel: what each is seen by adds up in a register."""
+    """A row of dx, pixel by pixel: what windows have for it adds up in a register."""
     v, pixel = lanes(dx), s.KH * s.KW * s.C
     down, across = s.OW * pixel - s.SH * s.KW * s.C, pixel - s.SW * s.C  # from window to window
     full = s.C - s.C % v
