@@ -191,8 +191,9 @@ def weight_gradient(x, dy, window):
     work = scratch(x.dtype, s.buffer + padded_size(s.group * s.band * s.OW * filters))
     run = correlate_gradient.alone if multiply_adds(s) < LITTLE else correlate_gradient
     run(parts * shares, x.reshape(-1), dy.reshape(-1), dw, db, shares, s, work)
-    dweight = (dw[0] if parts == 1 else dw.sum(axis=0))[:, : KW * C, :F]
-    return np.ascontiguousarray(dweight).reshape(KH, KW, C, F), db.sum(axis=0)[:F]
+    dw = dw[:, :, : KW * C, :F]  # behind it stands what tiles made of old numbers
+    dweight = dw[0] if parts == 1 else dw.sum(axis=0)
+    return np.ascontiguousarray(dweight).reshape(KH, KW, C, F), db[:, :F].sum(axis=0)
 
 
 LONG = 32  # numbers of dw for each pixel from which the work is cut by filters
